@@ -1,0 +1,294 @@
+"""The front process: wires listeners, runtime directory, workers, supervisor and service manager together.
+
+Decides nothing itself: signals and what the workers do go to the supervisor, its actions are carried out
+here. No client's byte ever passes through this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import secrets
+import signal
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from broker.actions import (
+    Abort,
+    Action,
+    Announce,
+    Finish,
+    Kill,
+    Report,
+    SendDrain,
+    SendPing,
+    SendRoster,
+    Spawn,
+)
+from broker.errors import CannotStartError
+from broker.listeners import Listener, inherit_listeners, open_listeners
+from broker.notify import Notifier
+from broker.runtime_dir import RuntimeDir
+from broker.supervisor import Supervisor
+from broker.workers import WORKER_COMMAND, WorkerProcess
+from common.config import Config
+from common.exitcodes import ExitCode
+from common.log import Event, EventLog
+from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start
+from common.version import VERSION
+
+__all__ = ["Front", "run"]
+
+
+def run(config: Config, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+    """Serve until told to stop; returns the exit code (`common.exitcodes`).
+
+    Never raises for what an operator can mend: that is one line on stderr and `ExitCode.CANNOT_START`.
+    """
+    log = EventLog("front", config.log.level, config.log.format)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(Front(config, log, worker_command=worker_command).serve())
+
+
+def print_line(line: str) -> None:
+    """Write `line` to stdout at once; nobody reading it is no reason to stop."""
+    with suppress(OSError):
+        print(line, flush=True)  # noqa: T201
+
+
+class Front:
+    """One broker. `worker_command` is what runs as a worker, `announce` takes the ready line."""
+
+    def __init__(
+        self,
+        config: Config,
+        log: EventLog,
+        *,
+        worker_command: Sequence[str] = WORKER_COMMAND,
+        announce: Callable[[str], None] = print_line,
+    ) -> None:
+        self._config = config
+        self._log = log
+        self._command = worker_command
+        self._announce = announce
+        self._size = config.broker.worker_count()
+        self._boot = secrets.token_hex(4)
+        self._supervisor = Supervisor(self._size, config.supervision, config.broker.drain_timeout)
+        self._workers: dict[int, WorkerProcess] = {}
+        self._listeners: list[Listener] = []
+        self._runtime_dir: RuntimeDir | None = None
+        self._notifier = Notifier()
+        self._actions: deque[Action] = deque()
+        self._is_acting = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._dumped_config: dict[str, Any] = config.model_dump(mode="json")
+
+    async def serve(self) -> ExitCode:
+        """Start, run until the last worker is gone, clean up."""
+        self._loop = asyncio.get_running_loop()
+        self._finished: asyncio.Future[ExitCode] = self._loop.create_future()
+        self._loop.set_exception_handler(self._on_bug)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._loop.add_signal_handler(number, self._on_signal, number)
+        try:
+            self._open()
+            self._keep_watchdog_calm()
+            self._act(self._supervisor.start(self._loop.time()))
+            code = await self._finished
+        except CannotStartError as error:
+            self._log.error(Event.BROKER_CANNOT_START, reason=str(error))
+            code = ExitCode.CANNOT_START
+        finally:
+            self._close_listeners()
+            if self._runtime_dir is not None:
+                self._runtime_dir.close()
+        self._log.info(Event.BROKER_STOPPED, code=int(code))
+        return code
+
+    def _open(self) -> None:
+        raise_open_files_limit()
+        settings = self._config.listener
+        self._listeners = inherit_listeners(os.environ, len(settings))
+        if not self._listeners:
+            self._listeners = open_listeners(settings, self._size)
+        self._runtime_dir = RuntimeDir(runtime_dir(self._config), self._boot)
+        self._log.info(
+            Event.BROKER_STARTING,
+            version=VERSION,
+            pid=os.getpid(),
+            workers=self._size,
+            runtime_dir=self._runtime_dir.path,
+        )
+        for listener in self._listeners:
+            by = "systemd" if listener.is_shared else "broker"
+            self._log.info(Event.LISTENER_BOUND, address=listener.address, by=by)
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    # --- what happens
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if number is signal.SIGHUP:
+            does = "reload is not supported; restart to apply a new configuration"
+            self._log.warning(Event.BROKER_SIGNAL, signal=number.name, does=does)
+            return
+        is_second = self._supervisor.is_stopping
+        does = "stop at once" if is_second else "drain and stop; a second signal stops at once"
+        self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
+        now = self._loop.time()
+        self._act(self._supervisor.stop(now) if is_second else self._supervisor.drain(now))
+
+    def on_message(self, worker: WorkerProcess, message: Message) -> None:
+        now = self._loop.time()
+        match message:
+            case Bound(endpoint):
+                self._act(self._supervisor.bound(worker.slot, endpoint, now))
+            case Ready():
+                self._act(self._supervisor.became_ready(worker.slot, now))
+            case Pong(number, stats):
+                worker.stats = stats
+                self._act(self._supervisor.answered(worker.slot, number, now))
+            case CannotStart(reason):
+                self._act(self._supervisor.cannot_start(worker.slot, reason, now))
+            case Drained():
+                pass  # Its exit follows.
+            case _:
+                self._log.error(
+                    Event.CONTROL_ERROR, slot=worker.slot, reason=f"unexpected {type(message).__name__}"
+                )
+
+    def on_control_lost(self, worker: WorkerProcess, error: str) -> None:
+        self._act(self._supervisor.control_lost(worker.slot, error, self._loop.time()))
+
+    def on_exit(self, worker: WorkerProcess, how: str) -> None:
+        del self._workers[worker.slot]
+        self._act(self._supervisor.exited(worker.slot, how, self._loop.time()))
+
+    def _on_tick(self) -> None:
+        self._act(self._supervisor.tick(self._loop.time()))
+
+    def _on_bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
+        self._log.error(Event.INTERNAL_ERROR, message=context.get("message"), traceback=trace)
+
+    def _keep_watchdog_calm(self) -> None:
+        if self._notifier.watchdog_interval is not None:
+            self._notifier.watchdog()
+            self._loop.call_later(self._notifier.watchdog_interval, self._keep_watchdog_calm)
+
+    # --- what follows
+
+    def _act(self, actions: Iterable[Action]) -> None:
+        self._actions.extend(actions)
+        if self._is_acting:
+            # An action had consequences: they come after those already waiting.
+            return
+        self._is_acting = True
+        try:
+            while self._actions:
+                self._carry_out(self._actions.popleft())
+        finally:
+            self._is_acting = False
+        if self._supervisor.is_stopping and self._listeners:
+            self._close_listeners()
+            self._notifier.stopping("draining")
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._supervisor.next_tick()
+        self._timer = None if due is None else self._loop.call_at(due, self._on_tick)
+
+    def _carry_out(self, action: Action) -> None:
+        match action:
+            case Spawn(slot, incarnation):
+                self._spawn(slot, incarnation)
+            case SendRoster(slots, members):
+                for slot in slots:
+                    self._send(slot, Roster(list(members)))
+            case SendPing(slot, number):
+                self._send(slot, Ping(number))
+            case SendDrain(slot, seconds):
+                self._send(slot, Drain(seconds))
+            case Abort(slot):
+                if (worker := self._workers.get(slot)) is not None:
+                    worker.abort()
+            case Kill(slot):
+                if (worker := self._workers.get(slot)) is not None:
+                    worker.kill()
+            case Announce(ready, first):
+                self._tell(ready, first)
+            case Report(level, event, fields):
+                self._log.write(level, event, fields)
+            case Finish(code):
+                if not self._finished.done():
+                    self._finished.set_result(code)
+
+    def _send(self, slot: int, message: Message) -> None:
+        if (worker := self._workers.get(slot)) is not None:
+            worker.send(message)
+
+    def _spawn(self, slot: int, incarnation: int) -> None:
+        descriptors = [listener.socket_of(slot).fileno() for listener in self._listeners]
+        now = self._loop.time()
+        try:
+            worker = WorkerProcess(slot, incarnation, self, command=self._command, sockets=descriptors)
+        except OSError as error:
+            reason = f"could not be spawned: {self._command[0]}: {error.strerror or error}"
+            self._act(self._supervisor.exited(slot, reason, now))
+            return
+        self._workers[slot] = worker
+        worker.send(
+            Start(
+                slot=slot,
+                workers=self._size,
+                incarnation=incarnation,
+                boot=self._boot,
+                runtime_dir=str(self._runtime_dir.path) if self._runtime_dir is not None else "",
+                listeners=[
+                    (descriptor, listener.index, listener.address)
+                    for descriptor, listener in zip(descriptors, self._listeners, strict=True)
+                ],
+                config=self._dumped_config,
+            )
+        )
+        self._act(self._supervisor.spawned(slot, worker.pid, now))
+
+    def _tell(self, ready: int, first: bool) -> None:
+        addresses = ", ".join(listener.address for listener in self._listeners)
+        noun = "worker" if self._size == 1 else "workers"
+        if first:
+            self._log.info(Event.BROKER_READY, addresses=addresses, workers=self._size)
+            self._announce(f"stampede {VERSION} ready on {addresses} with {self._size} {noun}")
+            self._notifier.ready(f"{ready} of {self._size} {noun} ready on {addresses}")
+        else:
+            self._notifier.status(f"{ready} of {self._size} {noun} ready on {addresses}")
+
+
+def runtime_dir(config: Config) -> Path | None:
+    """`broker.runtime_dir`, else what systemd's RuntimeDirectory= made, else None."""
+    if config.broker.runtime_dir is not None:
+        return config.broker.runtime_dir
+    # systemd.exec(5): several directories are separated by colons.
+    first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
+    return Path(first) if first else None
+
+
+def raise_open_files_limit() -> None:
+    """Make the soft limit the hard one: every client is an open file, and the workers inherit the limit."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
