@@ -137,6 +137,16 @@ def test_a_configured_host_is_accepted(wire: Open, version: str, host: str) -> N
     client.expect("CONNECTED", version=version)
 
 
+@pytest.mark.statement(40)
+@NEWER
+def test_an_absent_host_is_any_host(wire: Open, version: str) -> None:
+    client, picky = wire(), wire(HOSTED)
+    client.send(encode("CONNECT", [("accept-version", version)]))
+    client.expect("CONNECTED", version=version)
+    picky.send(encode("CONNECT", [("accept-version", version)]))
+    picky.expect_error("unknown-host", frame="CONNECT")
+
+
 @pytest.mark.statement(41, 42)
 @NEWER
 @pytest.mark.parametrize("host", ["gamma.example", "alpha.example.evil", "", "alpha.example "])

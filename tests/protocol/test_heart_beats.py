@@ -1,7 +1,6 @@
 """Heart-beats in both directions, exactly as negotiated. Statements 46 to 54 and 109.
 
-The intervals are long enough for a busy machine: a test demands that the broker keeps its promise, not that it is
-fast.
+The intervals are long enough for a busy machine: a test demands that the broker keeps its promise, no more.
 """
 
 from __future__ import annotations
