@@ -1,0 +1,139 @@
+"""Destinations and the patterns that subscribe to many of them. Bytes throughout: UTF-8, as on the wire.
+
+A destination is split into words at its dots; a leading `/kind/` (such as `/topic/`) is a word of its own. In a
+pattern the word `*` stands for exactly one word, `#` for any number of words, and `>`, only as the last word, for
+one or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+from common.errors import ErrorCode, StompError
+
+__all__ = ["PatternTrie", "check_destination", "is_pattern", "literal_prefix", "split"]
+
+_WILD = frozenset({b"*", b"#", b">"})
+T = TypeVar("T")
+
+
+def split(destination: bytes) -> list[bytes]:
+    """The words of a destination or pattern."""
+    if destination.startswith(b"/"):
+        end = destination.find(b"/", 1) + 1
+        if end:
+            return [destination[:end], *destination[end:].split(b".")]
+    return destination.split(b".")
+
+
+def is_pattern(destination: bytes) -> bool:
+    """Whether any word of `destination` is a wildcard."""
+    if b"*" not in destination and b"#" not in destination and b">" not in destination:
+        return False
+    return not _WILD.isdisjoint(split(destination))
+
+
+def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bool) -> None:
+    """Raise StompError `bad-destination` for an empty or over-long destination, control characters, a wildcard
+    where none may stand, or a `>` that is not last; `not-supported` for a kind this version does not have."""
+    problem = None
+    if not destination:
+        problem = "it is empty"
+    elif len(destination) > max_bytes:
+        problem = f"it has {len(destination)} bytes, the limit is {max_bytes} (limits.destination_bytes)"
+    elif b"\n" in destination or b"\r" in destination or b"\0" in destination:
+        problem = "it holds a line break or NUL"
+    elif is_pattern(destination):
+        if not pattern_allowed:
+            problem = "a message goes to one destination, not to a pattern; '*', '#' and '>' are for SUBSCRIBE"
+        elif b">" in split(destination)[:-1]:
+            problem = "'>' may only be the last word; '#' stands for any words in the middle"
+    if problem:
+        shown = destination[:80].decode(errors="replace")
+        raise StompError(ErrorCode.BAD_DESTINATION, "bad destination", f"destination {shown!r}: {problem}")
+    if destination.startswith(b"/queue/"):
+        raise StompError(
+            ErrorCode.NOT_SUPPORTED,
+            "queues are not supported by this version",
+            "nothing was stored or subscribed; destinations that do not start with /queue/ are publish/subscribe topics",
+        )
+
+
+def literal_prefix(pattern: bytes) -> bytes:
+    """What every destination that `pattern` matches starts with."""
+    words = split(pattern)
+    head = b""
+    for number, word in enumerate(words):
+        if word in _WILD:
+            # '#' may stand for no word at all, and then not even the dot before it is there.
+            return head[:-1] if word == b"#" and head.endswith(b".") else head
+        last = number == len(words) - 1
+        kind = number == 0 and word.startswith(b"/") and word.endswith(b"/") and len(word) > 1
+        head += word if last or kind else word + b"."
+    return head
+
+
+class _Node(Generic[T]):
+    __slots__ = ("children", "values")
+
+    def __init__(self) -> None:
+        self.children: dict[bytes, _Node[T]] = {}
+        self.values: list[T] = []
+
+
+class PatternTrie(Generic[T]):
+    """Values filed under patterns, found by the destinations that match."""
+
+    def __init__(self) -> None:
+        self._root: _Node[T] = _Node()
+
+    def add(self, pattern: bytes, value: T) -> None:
+        node = self._root
+        for word in split(pattern):
+            node = node.children.setdefault(word, _Node())
+        node.values.append(value)
+
+    def remove(self, pattern: bytes, value: T) -> None:
+        """Raises ValueError if `value` is not filed under `pattern`."""
+        path = [self._root]
+        words = split(pattern)
+        for word in words:
+            child = path[-1].children.get(word)
+            if child is None:
+                raise ValueError(pattern)
+            path.append(child)
+        path[-1].values.remove(value)
+        for parent, word, node in zip(path[-2::-1], reversed(words), path[:0:-1], strict=True):
+            if node.values or node.children:
+                break
+            del parent.children[word]
+
+    def match(self, destination: bytes) -> list[T]:
+        """The values of every pattern that matches, each once."""
+        words = split(destination)
+        found: dict[int, _Node[T]] = {}
+        for node in self._walk(self._root, words, 0, set()):
+            found[id(node)] = node
+        return [value for node in found.values() for value in node.values]
+
+    def _walk(self, node: _Node[T], words: list[bytes], at: int, seen: set[tuple[int, int]]) -> Iterator[_Node[T]]:
+        # A pattern of many '#' would otherwise try the same rest of the words again and again.
+        if (id(node), at) in seen:
+            return
+        seen.add((id(node), at))
+        rest = node.children.get(b"#")
+        if rest is not None:
+            for skip in range(at, len(words) + 1):
+                yield from self._walk(rest, words, skip, seen)
+        if at == len(words):
+            if node.values:
+                yield node
+            return
+        tail = node.children.get(b">")
+        if tail is not None and tail.values:
+            yield tail
+        for word in (words[at], b"*"):
+            child = node.children.get(word)
+            if child is not None:
+                yield from self._walk(child, words, at + 1, seen)

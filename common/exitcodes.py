@@ -1,0 +1,21 @@
+"""The exit codes of `stampede`: a contract with service managers and scripts, so codes are added, never
+changed."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+__all__ = ["ExitCode"]
+
+
+class ExitCode(IntEnum):
+    """What the exit status of the process says."""
+
+    OK = 0
+    """Did what was asked; for `serve`: drained and stopped in order."""
+    FAILED = 1
+    """An internal fault, or a stop forced by a second signal before the drain was over."""
+    USAGE = 2
+    """A mistake on the command line or in the configuration. Trying again without a change will not help."""
+    CANNOT_START = 3
+    """The configuration is sound but the machine refused: a port is taken, a directory cannot be written."""

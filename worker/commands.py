@@ -1,0 +1,238 @@
+"""What each client command does, one handler each, found by its name. SEND outside transactions never comes here: it is
+the hot path's (`worker.ingest`).
+
+A handler raises StompError for a frame it cannot accept; the connection then answers ERROR and closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from common.acknowledgement import AckMode
+from common.destination import check_destination
+from common.errors import CloseReason, ErrorCode, StompError
+from common.frame import Frame
+from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
+from worker.ingest import Assembly
+from worker.router import Subscription
+
+if TYPE_CHECKING:
+    from worker.connection import Connection
+    from worker.core import Core
+
+__all__ = ["COMMANDS"]
+
+
+def _connect(core: Core, connection: Connection, frame: Frame) -> None:
+    if connection.version is not None:
+        raise StompError(
+            ErrorCode.ALREADY_CONNECTED, "already connected", "a connection takes one CONNECT or STOMP frame"
+        )
+    version = negotiate(frame.get("accept-version"))
+    listener = connection.listener
+    host = frame.get("host")
+    if listener.hosts and host not in listener.hosts:
+        raise StompError(
+            ErrorCode.UNKNOWN_HOST,
+            "unknown host",
+            f"host was {'absent' if host is None else repr(host[:80])}; this listener serves {', '.join(sorted(listener.hosts))}",
+        )
+    beats = agree_heart_beat((0, 0), (0, 0))
+    if version is not Version.V1_0:
+        beats = agree_heart_beat(parse_heart_beat(frame.get("heart-beat")), listener.heart_beat)
+    connection.logged_in(version, beats)
+    headers = [
+        ("version", version.label),
+        ("session", connection.session),
+        ("server", core.settings.server),
+    ]
+    if version is not Version.V1_0:
+        headers.append(("heart-beat", "{},{}".format(*listener.heart_beat)))
+    connection.send_frame("CONNECTED", headers)
+
+
+def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
+    name = _required(frame, "destination")
+    destination = name.encode()
+    check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
+    mode = AckMode.parse(frame.get("ack"))
+    id = frame.get("id")
+    version = _version(connection)
+    if id is None and version is not Version.V1_0:
+        _required(frame, "id")
+    subscriptions = connection.subscriptions
+    # A 1.0 subscription without an id is known by its destination; NUL keeps it apart from every id.
+    key = f"\0{name}" if id is None else id
+    if key in subscriptions:
+        raise StompError(
+            ErrorCode.DUPLICATE_SUBSCRIPTION,
+            "subscription already exists",
+            f"{'destination' if id is None else 'id'} {(name if id is None else id)[:80]!r} is in use on this connection; UNSUBSCRIBE it first",
+        )
+    if len(subscriptions) >= core.settings.subscriptions:
+        raise StompError(
+            ErrorCode.TOO_MANY_SUBSCRIPTIONS,
+            "too many subscriptions",
+            f"{len(subscriptions)} on this connection, which is the limit (limits.subscriptions)",
+        )
+    number = connection.next_number()
+    subscription = Subscription(connection, id, number, mode, version)
+    subscriptions[key] = subscription
+    if mode is not AckMode.AUTO:
+        connection.tracked[number] = subscription
+    entry = core.router.subscribe(destination, subscription)
+    receipt = frame.get("receipt")
+    if receipt is None:
+        return
+    if entry.routed:
+        connection.receipt(receipt)
+    else:
+        entry.waiting.append(connection.hold_receipt(receipt))
+
+
+def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
+    id = frame.get("id")
+    if id is None and _version(connection) is Version.V1_0:
+        destination = _required(frame, "destination")
+        key = f"\0{destination}"
+        if key not in connection.subscriptions:
+            key = next(
+                (
+                    other
+                    for other, each in connection.subscriptions.items()
+                    if each.entry is not None and each.entry.name == destination.encode()
+                ),
+                key,
+            )
+    else:
+        key = _required(frame, "id")
+    subscription = connection.subscriptions.pop(key, None)
+    if subscription is None:
+        raise StompError(
+            ErrorCode.UNKNOWN_SUBSCRIPTION,
+            "unknown subscription",
+            f"{'destination' if id is None else 'id'} {key.lstrip(chr(0))[:80]!r} is not subscribed on this connection",
+        )
+    if subscription.unacknowledged is not None:
+        del connection.tracked[subscription.number]
+    last = core.router.unsubscribe(subscription)
+    receipt = frame.get("receipt")
+    if receipt is None:
+        return
+    if last:
+        ticket = connection.hold_receipt(receipt)
+        core.backplane.barrier(ticket.release)
+    else:
+        connection.receipt(receipt)
+
+
+def _settle(core: Core, connection: Connection, frame: Frame) -> None:
+    """ACK and NACK: a topic keeps no copy to deliver again, so both settle."""
+    subscription, message_id = _delivery(connection, frame)
+    name = frame.get("transaction")
+    if name is not None:
+        connection.open_transactions().require(name)
+    unacknowledged = None if subscription is None else subscription.unacknowledged
+    settled = [] if unacknowledged is None else unacknowledged.settle(message_id)
+    if subscription is None or not settled:
+        raise StompError(
+            ErrorCode.UNKNOWN_MESSAGE,
+            f"{frame.command} of an unknown message",
+            f"{message_id[:120].decode(errors='replace')!r} was not delivered on this connection to a subscription that acknowledges, or is settled already",
+        )
+    if name is not None:
+        connection.open_transactions().add_settlement(name, subscription, settled)
+    _receipt(connection, frame)
+
+
+def _delivery(connection: Connection, frame: Frame) -> tuple[Subscription | None, bytes]:
+    """The subscription and message-id that an ACK or NACK means; the subscription is None if there is none such."""
+    version = _version(connection)
+    tracked = connection.tracked
+    if version is Version.V1_2:
+        value = _required(frame, "id")
+        number, dash, message_id = value.partition("-")
+        if dash and number.isascii() and number.isdigit() and len(number) < 18:
+            subscription = tracked.get(int(number))
+            if subscription is not None and _is_pending(subscription, message_id.encode()):
+                return subscription, message_id.encode()
+    else:
+        value = _required(frame, "message-id")
+        if version is Version.V1_1:
+            subscription = connection.subscriptions.get(_required(frame, "subscription"))
+            return subscription, value.encode()
+    message_id_only = value.encode()
+    for subscription in tracked.values():
+        if _is_pending(subscription, message_id_only):
+            return subscription, message_id_only
+    return None, message_id_only
+
+
+def _is_pending(subscription: Subscription, message_id: bytes) -> bool:
+    return subscription.unacknowledged is not None and message_id in subscription.unacknowledged
+
+
+def _nack(core: Core, connection: Connection, frame: Frame) -> None:
+    if connection.version is Version.V1_0:
+        raise StompError(ErrorCode.UNKNOWN_COMMAND, "unknown command", "STOMP 1.0 has no NACK; connect with 1.1 or 1.2")
+    _settle(core, connection, frame)
+
+
+def _begin(core: Core, connection: Connection, frame: Frame) -> None:
+    connection.open_transactions().begin(_required(frame, "transaction"))
+    _receipt(connection, frame)
+
+
+def _commit(core: Core, connection: Connection, frame: Frame) -> None:
+    transaction = connection.open_transactions().end(_required(frame, "transaction"))
+    if transaction.sends:
+        assembly = Assembly(core.ids.next_prefix())
+        for route, body in transaction.sends:
+            assembly.add(route, body)
+        core.dispatch(connection, assembly.batches)
+    _receipt(connection, frame)
+
+
+def _abort(core: Core, connection: Connection, frame: Frame) -> None:
+    connection.open_transactions().end(_required(frame, "transaction")).restore()
+    _receipt(connection, frame)
+
+
+def _disconnect(core: Core, connection: Connection, frame: Frame) -> None:
+    connection.disconnect(frame.get("receipt"), CloseReason.DISCONNECT)
+
+
+def _required(frame: Frame, header: str) -> str:
+    value = frame.get(header)
+    if value is None or (value == "" and header in ("destination", "transaction")):
+        raise StompError(
+            ErrorCode.MISSING_HEADER,
+            f"{frame.command} without {header}",
+            f"{frame.command} takes a {header} header, which is {'absent' if value is None else 'empty'}",
+        )
+    return value
+
+
+def _receipt(connection: Connection, frame: Frame) -> None:
+    receipt = frame.get("receipt")
+    if receipt is not None:
+        connection.receipt(receipt)
+
+
+def _version(connection: Connection) -> Version:
+    return Version.V1_2 if connection.version is None else connection.version
+
+
+COMMANDS: dict[str, Callable[[Core, Connection, Frame], None]] = {
+    "CONNECT": _connect,
+    "STOMP": _connect,
+    "SUBSCRIBE": _subscribe,
+    "UNSUBSCRIBE": _unsubscribe,
+    "ACK": _settle,
+    "NACK": _nack,
+    "BEGIN": _begin,
+    "COMMIT": _commit,
+    "ABORT": _abort,
+    "DISCONNECT": _disconnect,
+}

@@ -1,0 +1,258 @@
+"""What the connections of a worker share, and what ties the parts together: clock, deadlines, counters, log lines.
+
+`Core` is what the hot path calls (`worker.ingest.Handlers`), what the backplane calls
+(`worker.backplane.interface.BackplaneEvents`), and the only one of the worker's modules that knows them all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import CloseReason, ErrorCode, StompError
+from common.frame import Frame
+from common.log import Event, EventLog, Level
+from common.timerwheel import TimerWheel
+from worker.backplane.interface import Backplane, Batch
+from worker.commands import COMMANDS
+from worker.connection import Connection
+from worker.flow import FlowControl
+from worker.ingest import Ingest, MessageIds
+from worker.router import Delivery, Router
+from worker.routes import Route
+from worker.settings import Settings
+
+__all__ = ["Core"]
+
+_TICK = 0.02
+
+
+class Core:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        settings: Settings,
+        log: EventLog,
+        ids: MessageIds,
+        session_prefix: str,
+        make_backplane: Callable[[Core], Backplane],
+    ) -> None:
+        self.settings = settings
+        self.log = log
+        self.ids = ids
+        self.soon = loop.call_soon
+        self.now = loop.time
+        self._loop = loop
+        self._session_prefix = session_prefix
+        self._numbers = 0
+        self.backplane = make_backplane(self)
+        self.router = Router(self.backplane, settings.policies, settings.unacknowledged)
+        self.flow = FlowControl(self._tell)
+        self.ingest = Ingest(
+            self,
+            ids,
+            settings.limits,
+            settings.login_limits,
+            settings.destination_bytes,
+            settings.header_cache_bytes,
+        )
+        self.connections: set[Connection] = set()
+        self.draining = False
+        self.accepted = 0
+        self.dropped = 0
+        self.close_reasons: Counter[CloseReason] = Counter()
+        self.on_idle: Callable[[], None] | None = None
+        self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = float("inf")
+
+    # --- connections
+
+    def session_id(self, number: int) -> str:
+        return f"{self._session_prefix}{number:x}"
+
+    def next_number(self) -> int:
+        self._numbers += 1
+        return self._numbers
+
+    def opened(self, connection: Connection) -> None:
+        connection.number = self.next_number()
+        self.accepted += 1
+        self.connections.add(connection)
+        limit = self.settings.connections
+        if self.draining:
+            connection.fail(_shutting_down(), CloseReason.SHUTTING_DOWN)
+        elif len(self.connections) > limit:
+            connection.fail(
+                StompError(
+                    ErrorCode.TOO_MANY_CONNECTIONS,
+                    "too many connections",
+                    f"this worker has {limit}, which is the limit (limits.connections)",
+                ),
+                CloseReason.TOO_MANY_CONNECTIONS,
+            )
+
+    def closed(self, connection: Connection) -> None:
+        self.connections.discard(connection)
+        reason = connection.reason or CloseReason.INTERNAL_ERROR
+        self.close_reasons[reason] += 1
+        if not connection.failed and self.log.is_enabled(Level.DEBUG):
+            self.log.debug(
+                Event.CONNECTION_CLOSED, session=connection.session, reason=reason.value, dropped=connection.dropped
+            )
+        if not self.connections and self.on_idle is not None:
+            self.on_idle()
+
+    def say_goodbye(self) -> None:
+        """Tell every client that the broker is going, and close."""
+        self.draining = True
+        for connection in list(self.connections):
+            connection.fail(_shutting_down(), CloseReason.SHUTTING_DOWN)
+
+    # --- deadlines
+
+    def wake_at(self, connection: Connection, when: float) -> None:
+        """Call `connection.on_timer` at `when` (seconds of the loop's clock), up to a tick late."""
+        if when < connection.due:
+            connection.due = self._wheel.add(when, connection)
+            if connection.due < self._timer_due:
+                self._set_timer()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        due = self._wheel.next_due()
+        self._timer_due = float("inf") if due is None else due
+        self._timer = None if due is None else self._loop.call_at(due, self._on_timer)
+
+    def _on_timer(self) -> None:
+        now = self.now()
+        for connection in self._wheel.take_due(now):
+            # An entry that a nearer one replaced is left behind in the wheel: it is not the connection's `due`.
+            if connection.due <= now and connection in self.connections:
+                connection.due = float("inf")
+                due = connection.on_timer(now)
+                if due < connection.due:
+                    connection.due = self._wheel.add(due, connection)
+        self._timer = None
+        self._set_timer()
+
+    # --- the hot path's handlers
+
+    def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
+        deliver = self.router.deliver
+        backplane = self.backplane
+        for destination, batch in batches.items():
+            deliver(destination, batch)
+            if backplane.interested(destination):
+                backplane.publish(destination, batch)
+        if self.flow.blocked:
+            self.flow.pause_for(connection, batches)
+
+    def command(self, connection: Connection, frame: Frame) -> None:
+        COMMANDS[frame.command](self, connection, frame)
+
+    def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
+        connection.open_transactions().add_send(route, body)
+
+    def receipt(self, connection: Connection, receipt: str) -> None:
+        connection.receipt(receipt)
+
+    def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:
+        connection.fail(error, CloseReason.PROTOCOL_ERROR, head)
+
+    # --- back-pressure
+
+    def block(self, destination: bytes, connection: Connection) -> None:
+        """`connection` cannot take what is sent to `destination`; its own answers block only itself."""
+        own = destination.startswith(b"\0")
+        self.flow.block(destination, connection, local=not own)
+        if own:
+            self.flow.pause_for(connection, (destination,))
+        else:
+            self.log.info(
+                Event.SUBSCRIBER_SLOW,
+                session=connection.session,
+                destination=destination.decode(errors="replace"),
+                waiting_bytes=connection.backlog_bytes,
+            )
+
+    def unblock(self, destination: bytes, connection: Connection) -> None:
+        self.flow.unblock(destination, connection, local=not destination.startswith(b"\0"))
+
+    def _tell(self, destination: bytes, blocked: bool) -> None:
+        self.backplane.broadcast(["blocked" if blocked else "unblocked", destination])
+
+    # --- the backplane's events
+
+    def on_batch(self, destination: bytes, batch: Batch) -> None:
+        self.router.deliver(destination, batch)
+
+    def on_message(self, slot: int, message: Any) -> None:
+        match message:
+            case ["blocked", bytes(destination)]:
+                self.flow.block(destination, slot, local=False)
+            case ["unblocked", bytes(destination)]:
+                self.flow.unblock(destination, slot, local=False)
+            case _:
+                self.log.error(
+                    Event.INTERNAL_ERROR, what="unknown backplane message", sibling=slot, got=repr(message)[:200]
+                )
+
+    def on_blocked(self, destination: bytes) -> None:
+        self.log.debug(Event.BACKPLANE_BLOCKED, destination=destination.decode(errors="replace"))
+        self.flow.block(destination, "backplane", local=False)
+
+    def on_unblocked(self, destination: bytes) -> None:
+        self.log.debug(Event.BACKPLANE_UNBLOCKED, destination=destination.decode(errors="replace"))
+        self.flow.unblock(destination, "backplane", local=False)
+
+    def on_sibling_lost(self, slot: int, incarnation: int) -> None:
+        self.log.info(Event.BACKPLANE_LOST, sibling=slot, incarnation=incarnation)
+        self.flow.unblock_all(slot)
+
+    # --- what the operator sees
+
+    def log_slow(self, connection: Connection, delivery: Delivery) -> None:
+        self.log.warning(
+            Event.SUBSCRIBER_DROPPING,
+            session=connection.session,
+            destination=delivery.destination.decode(errors="replace"),
+            waiting_bytes=connection.backlog_bytes,
+        )
+
+    def log_failed(self, connection: Connection, reason: CloseReason, error: StompError) -> None:
+        """The one line about a connection that the broker ended with an ERROR."""
+        if reason is CloseReason.SHUTTING_DOWN and not self.log.is_enabled(Level.DEBUG):
+            return
+        peer = connection.transport.get_extra_info("peername")
+        self.log.info(
+            Event.CONNECTION_CLOSED,
+            session=connection.session,
+            peer=f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer),
+            reason=reason.value,
+            error_code=error.code.value,
+            message=error.message,
+            detail=error.detail,
+            dropped=connection.dropped,
+        )
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the start of this worker, and gauges, for the front."""
+        return {
+            "connections": len(self.connections),
+            "accepted": self.accepted,
+            "subscriptions": self.router.subscriptions,
+            "messages_in": self.ingest.messages,
+            "messages_out": self.router.delivered,
+            "dropped": self.dropped,
+            **{f"closed_{reason.value.replace('-', '_')}": count for reason, count in self.close_reasons.items()},
+        }
+
+
+def _shutting_down() -> StompError:
+    return StompError(
+        ErrorCode.SHUTTING_DOWN, "broker is shutting down", "connect again, here or elsewhere, in a moment"
+    )

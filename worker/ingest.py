@@ -1,0 +1,326 @@
+"""The hot path: one read of one connection, split into frames, looked up and dispatched as batches.
+
+Knows frames, routes and batches; not sockets, not the backplane, not what a command does (`Handlers`). Everything a
+message costs is in `Ingest.read`; what repeats is looked up by its raw bytes (`worker.routes`), what follows the
+message-id is encoded once, and the messages of a read to one destination leave as one `Batch`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from common.codec import (
+    HEAD_END,
+    Limits,
+    body_too_large,
+    check_partial_head,
+    content_length,
+    decode_head,
+    head_too_large,
+    missing_nul,
+    refuse_body,
+)
+from common.errors import ErrorCode, StompError
+from common.frame import CLIENT_COMMANDS, Frame
+from common.negotiation import Version
+from worker.backplane.interface import Batch
+from worker.routes import Route, RouteCache
+
+if TYPE_CHECKING:
+    from worker.connection import Connection
+
+__all__ = ["Assembly", "Handlers", "Ingest", "MessageIds"]
+
+_SEQUENCE = [b"%d" % number for number in range(4096)]
+_NO_ROUTES: dict[bytes, Route] = {}
+
+
+class Handlers(Protocol):
+    """What the hot path calls for everything that is not a plain SEND."""
+
+    def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
+        """Deliver `batches`, in their order, to whoever subscribed."""
+
+    def command(self, connection: Connection, frame: Frame) -> None:
+        """Act on a frame; raises StompError for one that cannot be accepted."""
+
+    def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
+        """Keep a SEND for its transaction; `body` ends with NUL."""
+
+    def receipt(self, connection: Connection, receipt: str) -> None:
+        """Answer one RECEIPT, after everything dispatched before."""
+
+    def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:
+        """Answer ERROR for the frame that starts with `head`, and close."""
+
+
+class MessageIds:
+    """Ids no two messages of this broker share: worker, life, batch, place in the batch."""
+
+    __slots__ = ("_batch", "_prefix")
+
+    def __init__(self, slot: int, boot: str, incarnation: int) -> None:
+        self._prefix = b"%d-%b.%x-" % (slot, boot.encode(), incarnation)
+        self._batch = 0
+
+    def next_prefix(self) -> bytes:
+        self._batch += 1
+        return b"%b%x-" % (self._prefix, self._batch)
+
+
+class Assembly:
+    """Messages being put together into one batch per destination, in the order they came."""
+
+    __slots__ = ("batches", "count", "prefix")
+
+    def __init__(self, prefix: bytes) -> None:
+        self.prefix = prefix
+        self.count = 0
+        self.batches: dict[bytes, Batch] = {}
+
+    def add(self, route: Route, body: bytes) -> list[bytes] | None:
+        """Add one message; `body` ends with NUL. Returns the list that takes the next messages of this very route
+        as `number + route.tail + body` each, or None where it is not as simple as that."""
+        batch = self.batches.get(route.destination)
+        if batch is None:
+            batch = self.batches[route.destination] = Batch(self.prefix, [])
+        number = b"%d" % self.count
+        self.count += 1
+        size = len(body) - 1
+        if route.length >= 0:
+            end = body
+        else:
+            end = b"content-length:%d\n\n%b" % (size, body) if size else b"\n\0"
+        if route.tails is not None and batch.by_version is None:
+            batch.by_version = (batch.items.copy(), batch.items.copy(), batch.items)
+        if batch.by_version is None:
+            batch.items.append(number + route.tail + end)
+            return batch.items if route.length >= 0 else None
+        for version, items in enumerate(batch.by_version):
+            tail = route.tail if route.tails is None else route.tails[version]
+            items.append(number + tail + end)
+        return None
+
+
+class Ingest:
+    """The reading side of all connections of one worker."""
+
+    def __init__(
+        self,
+        handlers: Handlers,
+        ids: MessageIds,
+        limits: Limits,
+        login_limits: Limits,
+        destination_bytes: int,
+        cache_bytes: int,
+    ) -> None:
+        self._handlers = handlers
+        self._ids = ids
+        self._limits = limits
+        self._login_limits = login_limits
+        self._caches = tuple(RouteCache(each, limits, destination_bytes, cache_bytes // 3) for each in Version)
+        self.messages = 0
+
+    def read(self, connection: Connection, data: bytes) -> None:
+        """Take one read. Never raises StompError: a fault is answered by `Handlers.refuse`."""
+        if connection.partial is not None:
+            joined = self._join(connection, data)
+            if joined is None:
+                return
+            data = joined
+        assembly = Assembly(self._ids.next_prefix())
+        receipts: list[str] = []
+        self._at = 0
+        try:
+            self._frames(connection, data, assembly, receipts)
+        except StompError as error:
+            self._flush(connection, assembly, receipts)
+            # Enough of the frame to name its command and receipt in the ERROR.
+            head = data[self._at : self._at + self._limits.head_bytes]
+            self._handlers.refuse(connection, error, head)
+            return
+        self._flush(connection, assembly, receipts)
+
+    def _flush(self, connection: Connection, assembly: Assembly, receipts: list[str]) -> None:
+        if assembly.batches:
+            self.messages += assembly.count
+            self._handlers.dispatch(connection, assembly.batches)
+            # Ids must not repeat should more of this read follow; the batches are the receivers' from here on.
+            assembly.batches = {}
+            assembly.prefix = self._ids.next_prefix()
+            assembly.count = 0
+        if receipts:
+            for receipt in receipts:
+                self._handlers.receipt(connection, receipt)
+            receipts.clear()
+
+    def _frames(self, connection: Connection, data: bytes, assembly: Assembly, receipts: list[str]) -> None:
+        pos = 0
+        size = len(data)
+        find = data.find
+        startswith = data.startswith
+        head: bytes | None = None
+        route: Route | None = None
+        head_size = length = 0
+        tail = b""
+        items: list[bytes] | None = None
+        cache, known = self._cache_of(connection)
+        while pos < size:
+            if head is not None and startswith(head, pos):
+                # The same header block as the frame before: by far the most common case.
+                body_at = pos + head_size
+                if items is not None:
+                    end = body_at + length
+                    if end < size:
+                        if data[end]:
+                            self._at = pos
+                            raise missing_nul(length)
+                        count = assembly.count
+                        items.append(
+                            (_SEQUENCE[count] if count < 4096 else b"%d" % count) + tail + data[body_at : end + 1]
+                        )
+                        assembly.count = count + 1
+                        pos = end + 1
+                        continue
+            else:
+                byte = data[pos]
+                if byte == 10 or byte == 13:
+                    pos += 1
+                    continue
+                body_at = find(b"\n\n", pos) + 2
+                if body_at == 1 or connection.crlf:
+                    match = HEAD_END.search(data, pos)
+                    if match is None:
+                        self._at = pos
+                        self._keep_head(connection, data[pos:])
+                        return
+                    body_at = match.end()
+                key = data[pos:body_at]
+                route = known.get(key)
+                if route is None:
+                    self._at = pos
+                    if b"\r" in key:
+                        match = HEAD_END.search(key)
+                        if match is not None:
+                            connection.crlf = True
+                            body_at = pos + match.end()
+                            key = key[: match.end()]
+                    if cache is None or not key.startswith((b"SEND\n", b"SEND\r\n")):
+                        done = self._command(connection, data, pos, body_at, assembly, receipts)
+                        if done < 0 or connection.closing:
+                            return
+                        pos = done
+                        cache, known = self._cache_of(connection)
+                        head = None
+                        continue
+                    if len(key) > self._limits.head_bytes:
+                        raise head_too_large(self._limits)
+                    route = cache.find(key, key.rstrip(b"\r\n"))
+                    known = cache.young
+            assert route is not None  # noqa: S101 - for the type checker; `head` is only set with a route
+            self._at = pos
+            end = self._body_end(connection, data, pos, body_at, route.length)
+            if end < 0:
+                return
+            body = data[body_at : end + 1]
+            pos = end + 1
+            head = route.head
+            if route.transaction is not None:
+                self._flush(connection, assembly, receipts)
+                self._handlers.transacted_send(connection, route, body)
+                if route.receipt is not None:
+                    self._handlers.receipt(connection, route.receipt)
+                continue
+            items = assembly.add(route, body)
+            if route.receipt is not None:
+                receipts.append(route.receipt)
+            if head is not None:
+                head_size = len(head)
+                length = route.length
+                tail = route.tail
+
+    def _cache_of(self, connection: Connection) -> tuple[RouteCache | None, dict[bytes, Route]]:
+        if connection.version is None:
+            return None, _NO_ROUTES
+        cache = self._caches[connection.version]
+        return cache, cache.young
+
+    def _command(
+        self,
+        connection: Connection,
+        data: bytes,
+        pos: int,
+        body_at: int,
+        assembly: Assembly,
+        receipts: list[str],
+    ) -> int:
+        """Handle the frame at `pos`; returns where the next starts, or -1 if this one is incomplete."""
+        version = connection.version
+        limits = self._login_limits if version is None else self._limits
+        if body_at - pos > limits.head_bytes:
+            raise head_too_large(limits)
+        rules = Version.V1_2 if version is None else version
+        frame = decode_head(data[pos:body_at].rstrip(b"\r\n"), rules, limits)
+        _check_command(frame.command, logged_in=version is not None)
+        length = content_length(frame, limits)
+        refuse_body(frame.command, max(length, 0), rules)
+        end = self._body_end(connection, data, pos, body_at, length)
+        if end < 0:
+            return -1
+        refuse_body(frame.command, end - body_at, rules)
+        self._flush(connection, assembly, receipts)
+        self._handlers.command(connection, frame)
+        return end + 1
+
+    def _body_end(self, connection: Connection, data: bytes, pos: int, body_at: int, length: int) -> int:
+        """Where the NUL of the frame is, or -1 after keeping the incomplete frame for the next read."""
+        size = len(data)
+        if length >= 0:
+            end = body_at + length
+            if end >= size:
+                connection.keep(data[pos:], end + 1 - pos)
+                return -1
+            if data[end]:
+                raise missing_nul(length)
+            return end
+        end = data.find(b"\0", body_at)
+        body = (size if end < 0 else end) - body_at
+        if body > self._limits.body_bytes:
+            raise body_too_large(body, self._limits)
+        if end < 0:
+            connection.keep(data[pos:], -1)
+        return end
+
+    def _keep_head(self, connection: Connection, data: bytes) -> None:
+        check_partial_head(data, self._login_limits if connection.version is None else self._limits)
+        connection.keep(data, 0)
+
+    def _join(self, connection: Connection, data: bytes) -> bytes | None:
+        """The bytes kept from earlier reads with `data`, or None while they cannot be a whole frame yet."""
+        partial = connection.partial
+        if partial is None:
+            return data
+        partial.append(data)
+        connection.partial_size += len(data)
+        wanted = connection.partial_wanted
+        if wanted > 0 and connection.partial_size < wanted:
+            return None
+        if wanted < 0 and b"\0" not in data and connection.partial_size < self._limits.body_bytes:
+            return None
+        connection.partial = None
+        return b"".join(partial)
+
+
+def _check_command(command: str, *, logged_in: bool) -> None:
+    if command not in CLIENT_COMMANDS:
+        raise StompError(
+            ErrorCode.UNKNOWN_COMMAND,
+            "unknown command",
+            f"{command[:32]!r} is no command of a STOMP client; commands are upper case",
+        )
+    if not logged_in and command not in ("CONNECT", "STOMP"):
+        raise StompError(
+            ErrorCode.NOT_CONNECTED,
+            f"{command} before CONNECT",
+            "the first frame of a connection is CONNECT or STOMP",
+        )

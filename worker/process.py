@@ -1,0 +1,232 @@
+"""The life of a worker process: started by the front, joined to its siblings, accepting, draining, gone.
+
+Follows the control channel (`common.messages`): Start, Bound, Roster, Ready; then pings and rosters; then Drain, or
+the loss of the front, which drains too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+import socket
+import traceback
+from collections.abc import Callable
+from common.version import VERSION
+from typing import Any
+
+from common.config import Config
+from common.exitcodes import ExitCode
+from common.log import Event, EventLog
+from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start, Stop
+from worker.backplane.interface import Member
+from worker.backplane.zeromq import ZmqBackplane
+from worker.connection import Connection
+from worker.control import ControlChannel
+from worker.core import Core
+from worker.ingest import MessageIds
+from worker.settings import ListenerSettings, Settings
+
+__all__ = ["WorkerProcess"]
+
+_MARGIN = 0.5
+"""Seconds kept back from the time to drain, for the end itself."""
+
+
+class WorkerProcess:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._stopped: asyncio.Future[int] = loop.create_future()
+        self._control: ControlChannel | None = None
+        self._start: Start | None = None
+        self._core: Core | None = None
+        self._config: Config | None = None
+        self._servers: list[asyncio.Server] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._joining = False
+        self._draining = False
+        self._log = EventLog("worker")
+
+    async def run(self, control_fd: int) -> int:
+        """Work until told to stop; returns the exit code."""
+        self._loop.set_exception_handler(self._unexpected)
+        # The front tells when to stop: a Ctrl-C reaches the whole process group and must not beat it to it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, lambda: None)
+        channel = socket.socket(fileno=control_fd)
+        control = self._control = ControlChannel(self._on_message, self._on_lost)
+        await self._loop.create_connection(lambda: control, sock=channel)
+        code = await self._stopped
+        for server in self._servers:
+            server.close()
+        if self._core is not None:
+            self._core.backplane.close()
+        control.close()
+        return code
+
+    # --- the control channel
+
+    def _on_message(self, message: Message) -> None:
+        match message:
+            case Ping(number):
+                self._send(Pong(number, {} if self._core is None else self._core.stats()))
+            case Start():
+                self._begin(message)
+            case Roster(members) if self._core is not None:
+                self._core.backplane.set_roster([Member(*member) for member in members])
+                if not self._joining:
+                    self._joining = True
+                    self._core.backplane.when_joined(self._joined)
+            case Drain(seconds):
+                self._drain(seconds)
+            case Stop():
+                self._stop(ExitCode.OK)
+            case _:
+                self._log.error(Event.CONTROL_ERROR, what="unexpected message", message=type(message).__name__)
+
+    def _on_lost(self, why: str) -> None:
+        if self._stopped.done() or self._draining:
+            return
+        if self._config is None:
+            self._stop(ExitCode.FAILED)
+            return
+        self._log.warning(Event.CONTROL_ERROR, what="the front is gone", why=why)
+        self._drain(self._config.broker.drain_timeout)
+
+    def _send(self, message: Message) -> None:
+        if self._control is not None:
+            self._control.send(message)
+
+    # --- start
+
+    def _begin(self, start: Start) -> None:
+        self._start = start
+        config = self._config = Config.model_validate(start.config)
+        self._log = EventLog(f"worker-{start.slot}", config.log.level, config.log.format)
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        settings = Settings.of(config, VERSION, open_files)
+
+        def make_backplane(core: Core) -> ZmqBackplane:
+            return ZmqBackplane(
+                self._loop,
+                start.slot,
+                start.incarnation,
+                start.boot,
+                start.runtime_dir,
+                core,
+                high_water_mark=config.backplane.high_water_mark,
+                retry_interval=config.backplane.retry_interval,
+            )
+
+        self._core = Core(
+            self._loop,
+            settings,
+            self._log,
+            MessageIds(start.slot, start.boot, start.incarnation),
+            f"{start.slot}-{start.boot}.{start.incarnation:x}-",
+            make_backplane,
+        )
+        try:
+            endpoint = self._core.backplane.bind()
+        except OSError as error:
+            self._send(CannotStart(f"the backplane cannot listen in {start.runtime_dir}: {error}"))
+            self._stop(ExitCode.CANNOT_START)
+            return
+        self._send(Bound(endpoint))
+
+    def _joined(self) -> None:
+        if not self._draining:
+            self._spawn(self._accept())
+
+    async def _accept(self) -> None:
+        start, config, core = self._start, self._config, self._core
+        if start is None or config is None or core is None:
+            return
+        for descriptor, index, name in start.listeners:
+            listener = Settings.listener(config, index, name)
+            server = await self._loop.create_server(
+                _factory(core, listener),
+                sock=socket.socket(fileno=descriptor),
+                backlog=config.listener[index].backlog,
+            )
+            self._servers.append(server)
+        if self._draining:
+            self._stop_accepting()
+            return
+        self._log.debug(Event.BACKPLANE_JOINED)
+        self._send(Ready())
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._unexpected(self._loop, {"message": "a worker task failed", "exception": error})
+            self._stop(ExitCode.FAILED)
+
+    # --- end
+
+    def _stop_accepting(self) -> None:
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+
+    def _drain(self, seconds: float) -> None:
+        """Stop accepting and reading, let what was read reach every sibling's clients, tell them, close, exit."""
+        if self._draining:
+            return
+        self._draining = True
+        self._stop_accepting()
+        if self._core is None:
+            self._stop(ExitCode.OK)
+            return
+        self._loop.call_later(max(0.1, seconds - _MARGIN), self._drained, self._core)
+        core = self._core
+        core.draining = True
+        for connection in list(core.connections):
+            if not connection.closing:
+                connection.transport.pause_reading()
+        core.backplane.finish(lambda: self._say_goodbye(core))
+
+    def _say_goodbye(self, core: Core) -> None:
+        core.on_idle = lambda: self._drained(core)
+        core.say_goodbye()
+        if not core.connections:
+            self._drained(core)
+
+    def _drained(self, core: Core) -> None:
+        if self._stopped.done():
+            return
+        self._log.info(Event.DRAIN_FINISHED, connections_cut=len(core.connections))
+        for connection in list(core.connections):
+            connection.transport.abort()
+        self._send(Drained())
+        self._stop(ExitCode.OK)
+
+    def _stop(self, code: int) -> None:
+        if not self._stopped.done():
+            self._stopped.set_result(code)
+
+    # --- the unexpected
+
+    def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """An exception nobody handled: one line, with its stack, and the connection it came from ends."""
+        error = context.get("exception")
+        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+            # What the network does to a connection is no fault of the broker's.
+            return
+        stack = "" if error is None else "".join(traceback.format_exception(error))
+        self._log.error(Event.INTERNAL_ERROR, what=context.get("message", ""), stack=stack)
+        transport = context.get("transport")
+        if isinstance(transport, asyncio.Transport):
+            transport.abort()
+
+
+def _factory(core: Core, listener: ListenerSettings) -> Callable[[], Connection]:
+    return lambda: Connection(core, listener)
