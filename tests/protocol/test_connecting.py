@@ -158,9 +158,7 @@ def test_another_host_is_refused(wire: Open, version: str, host: str) -> None:
 
 @pytest.mark.statement(43)
 @ALL
-@pytest.mark.parametrize(
-    "headers", [[], [("login", "me")], [("login", ""), ("passcode", "")], [("passcode", "x")]]
-)
+@pytest.mark.parametrize("headers", [[], [("login", "me")], [("login", ""), ("passcode", "")], [("passcode", "x")]])
 def test_login_and_passcode_are_optional(wire: Open, version: str, headers: list[tuple[str, str]]) -> None:
     client = wire()
     client.connect(version, headers)
@@ -207,9 +205,7 @@ def test_rapid_connects_and_disconnects(broker: Broker, version: str) -> None:
 
 @pytest.mark.statement(56)
 @NEWER
-def test_the_error_of_a_refused_connect_arrives_though_the_client_goes_on_sending(
-    wire: Open, version: str
-) -> None:
+def test_the_error_of_a_refused_connect_arrives_though_the_client_goes_on_sending(wire: Open, version: str) -> None:
     client = wire(HOSTED)
     client.send(encode("CONNECT", [("accept-version", version), ("host", "wrong.example")]) + b"\n" * 200_000)
     client.expect_error("unknown-host")
@@ -248,16 +244,12 @@ def test_a_connected_client_has_no_connect_timeout(wire: Open) -> None:
 @ALL
 def test_a_second_connect_is_refused(connect: Connect, version: str) -> None:
     client = connect(version)
-    client.send(
-        encode("CONNECT", [("accept-version", version), ("host", "localhost"), ("passcode", "s3cret")])
-    )
+    client.send(encode("CONNECT", [("accept-version", version), ("host", "localhost"), ("passcode", "s3cret")]))
     error = client.expect_error("already-connected", frame="CONNECT")
     assert b"s3cret" not in error.raw
 
 
-@pytest.mark.parametrize(
-    "command", ["SEND", "SUBSCRIBE", "UNSUBSCRIBE", "ACK", "NACK", "BEGIN", "COMMIT", "ABORT"]
-)
+@pytest.mark.parametrize("command", ["SEND", "SUBSCRIBE", "UNSUBSCRIBE", "ACK", "NACK", "BEGIN", "COMMIT", "ABORT"])
 def test_a_frame_before_connect_is_refused(wire: Open, command: str) -> None:
     client = wire(MAIN)
     client.send(encode(command, [("destination", "/topic/early"), ("id", "1"), ("transaction", "t")]))

@@ -144,9 +144,7 @@ def test_1_1_has_no_escape_of_cr(connect: Connect) -> None:
 
 @pytest.mark.statement(11)
 @NEWER
-@pytest.mark.parametrize(
-    "value", [b"\\t", b"a\\qb", b"lone\\", b"\\\\\\", b"\\N", b"\\ n", b"\\\xc3\xa9", b"\\0"]
-)
+@pytest.mark.parametrize("value", [b"\\t", b"a\\qb", b"lone\\", b"\\\\\\", b"\\N", b"\\ n", b"\\\xc3\xa9", b"\\0"])
 @pytest.mark.parametrize("place", ["name", "value"])
 def test_undefined_escapes_are_fatal(connect: Connect, version: str, value: bytes, place: str) -> None:
     wire = connect(version)
@@ -254,9 +252,7 @@ def test_content_length_counts_nuls_as_data(connect: Connect, version: str) -> N
 @ALL
 def test_content_length_of_zero_is_an_empty_body(connect: Connect, version: str) -> None:
     wire = subscribed(connect, version)
-    wire.send(
-        b"SEND\ndestination:/topic/framing\ncontent-length:0\n\n\0SEND\ndestination:/topic/framing\n\n\0"
-    )
+    wire.send(b"SEND\ndestination:/topic/framing\ncontent-length:0\n\n\0SEND\ndestination:/topic/framing\n\n\0")
     assert [message.body for message in wire.read_many(2)] == [b"", b""]
 
 
@@ -273,9 +269,7 @@ def test_a_nul_must_follow_the_counted_body(connect: Connect, version: str, leng
 @ALL
 def test_the_first_nul_ends_a_body_of_unknown_length(connect: Connect, version: str) -> None:
     wire = subscribed(connect, version)
-    wire.send(
-        b"SEND\ndestination:/topic/framing\n\nfirst\0\nSEND\ndestination:/topic/framing\n\n\n\nsecond\n\0"
-    )
+    wire.send(b"SEND\ndestination:/topic/framing\n\nfirst\0\nSEND\ndestination:/topic/framing\n\n\n\nsecond\n\0")
     assert [message.body for message in wire.read_many(2)] == [b"first", b"\n\nsecond\n"]
 
 

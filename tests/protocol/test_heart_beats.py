@@ -60,9 +60,7 @@ def test_zero_means_the_client_need_not_beat(connect: Connect, version: str) -> 
 @pytest.mark.statement(47)
 @NEWER
 @pytest.mark.parametrize(("listener", "offered"), [(MAIN, "500,10000"), (BEATING, "200,200")])
-def test_connected_offers_what_is_configured(
-    connect: Connect, version: str, listener: int, offered: str
-) -> None:
+def test_connected_offers_what_is_configured(connect: Connect, version: str, listener: int, offered: str) -> None:
     connected = connect(version, [("heart-beat", "0,0")], listener=listener).connected
     assert connected is not None and connected["heart-beat"] == offered
 
@@ -104,9 +102,7 @@ def test_data_is_a_beat_too_and_beats_never_cut_a_frame(connect: Connect, versio
 
 @pytest.mark.statement(47, 51)
 @NEWER
-def test_a_silent_client_is_dead_after_twice_its_promise(
-    broker: Broker, connect: Connect, version: str
-) -> None:
+def test_a_silent_client_is_dead_after_twice_its_promise(broker: Broker, connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "100,0")], listener=BEATING)
     started = time.monotonic()
     wire.expect_error("heart-beat-timeout")
@@ -150,9 +146,7 @@ def test_the_bytes_of_a_frame_that_still_arrives_count(connect: Connect, version
     wire = connect(version, [("heart-beat", "200,200")], listener=BEATING)
     wire.subscribe("/topic/beats")
     pieces = 12
-    frame = encode(
-        "SEND", [("destination", "/topic/beats"), ("content-length", str(pieces))], version=version
-    )[:-1]
+    frame = encode("SEND", [("destination", "/topic/beats"), ("content-length", str(pieces))], version=version)[:-1]
     seen = [time.monotonic()]
     for piece in (frame, *[b"x"] * pieces):
         wire.send(piece)

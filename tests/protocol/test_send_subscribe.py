@@ -47,9 +47,7 @@ def test_queues_are_not_supported(connect: Connect, version: str, command: str) 
 @pytest.mark.statement(60)
 @ALL
 @pytest.mark.parametrize("headers", [[("id", "1")], [("id", "1"), ("destination", "")]])
-def test_subscribe_without_destination(
-    connect: Connect, version: str, headers: list[tuple[str, str]]
-) -> None:
+def test_subscribe_without_destination(connect: Connect, version: str, headers: list[tuple[str, str]]) -> None:
     wire = connect(version)
     wire.frame("SUBSCRIBE", [*headers, ("receipt", "r")])
     wire.expect_error("missing-header", frame="SUBSCRIBE", receipt_id="r")
@@ -89,16 +87,12 @@ def test_the_senders_headers_are_passed_on_in_their_order(connect: Connect, vers
 @pytest.mark.statement(62)
 @ALL
 @ACROSS
-def test_headers_of_the_protocol_and_of_the_broker_are_not_passed_on(
-    connect: Connect, version: str, slot: int
-) -> None:
+def test_headers_of_the_protocol_and_of_the_broker_are_not_passed_on(connect: Connect, version: str, slot: int) -> None:
     receiver, sender = connect(version, slot=slot), connect(version)
     receiver.subscribe("/topic/not-passed-on", id="mine")
     sender.frame("BEGIN", [("transaction", "t")])
     forged = [(name, "forged") for name in OWN_NAMES]
-    sender.frame(
-        "SEND", [("destination", "/topic/not-passed-on"), ("transaction", "t"), ("receipt", "r"), *forged]
-    )
+    sender.frame("SEND", [("destination", "/topic/not-passed-on"), ("transaction", "t"), ("receipt", "r"), *forged])
     sender.frame("COMMIT", [("transaction", "t")])
     sender.publish("/topic/not-passed-on", b"", [("receipt", "r"), *forged])
     for message in receiver.read_many(2):
@@ -129,9 +123,7 @@ def test_an_id_is_taken_only_once(connect: Connect, version: str, destination: s
 
 @pytest.mark.statement(64)
 @ALL
-def test_an_id_is_free_again_after_unsubscribe_and_on_other_connections(
-    connect: Connect, version: str
-) -> None:
+def test_an_id_is_free_again_after_unsubscribe_and_on_other_connections(connect: Connect, version: str) -> None:
     wire, other = connect(version), connect(version)
     wire.subscribe("/topic/a", id="same")
     other.subscribe("/topic/a", id="same")
@@ -183,9 +175,7 @@ def test_ack_is_auto_if_absent(connect: Connect, version: str) -> None:
 
 @pytest.mark.statement(66)
 @ALL
-@pytest.mark.parametrize(
-    "mode", ["", "Auto", "AUTO", "client_individual", "client-individually", "none", " auto "]
-)
+@pytest.mark.parametrize("mode", ["", "Auto", "AUTO", "client_individual", "client-individually", "none", " auto "])
 def test_an_unknown_ack_mode_is_refused(connect: Connect, version: str, mode: str) -> None:
     wire = connect(version)
     wire.frame("SUBSCRIBE", [("destination", "/topic/a"), ("id", "0"), ("ack", mode)])
@@ -212,9 +202,7 @@ def test_message_ids_are_unique(connect: Connect, version: str, ack: str) -> Non
 @pytest.mark.statement(68, 71)
 @ALL
 @ACROSS
-def test_two_subscriptions_to_one_topic_both_get_each_message(
-    connect: Connect, version: str, slot: int
-) -> None:
+def test_two_subscriptions_to_one_topic_both_get_each_message(connect: Connect, version: str, slot: int) -> None:
     wire, sender = connect(version, slot=slot), connect("1.2")
     wire.subscribe("/topic/shared", id="a")
     wire.subscribe("/topic/shared", id="b", ack="client")
@@ -247,9 +235,7 @@ def test_two_subscriptions_to_one_topic_both_get_each_message(
         "ü",
     ],
 )
-def test_the_destination_comes_back_as_it_was(
-    connect: Connect, version: str, slot: int, destination: str
-) -> None:
+def test_the_destination_comes_back_as_it_was(connect: Connect, version: str, slot: int, destination: str) -> None:
     wire, sender = connect(version, slot=slot), connect(version)
     wire.subscribe(destination)
     sender.publish(destination, b"x")
@@ -293,8 +279,7 @@ def test_nothing_comes_after_the_receipt_of_unsubscribe(connect: Connect, versio
             assert frame["subscription"] == f"a{turn}"
         assert frame["receipt-id"] == receipt
         sender.send(
-            encode("SEND", [("destination", "/topic/left")])
-            + encode("SEND", [("destination", "/topic/marker")])
+            encode("SEND", [("destination", "/topic/left")]) + encode("SEND", [("destination", "/topic/marker")])
         )
         wire.expect("MESSAGE", destination="/topic/marker")
         wire.request("UNSUBSCRIBE", [("id", "m")])
@@ -417,9 +402,7 @@ def test_a_message_can_be_sent_again_with_all_its_headers(connect: Connect, vers
     second = wire.expect("MESSAGE", kind="a:b\\c\n")
     assert second.body == b"a\0b"
     changing = ("message-id", "ack")
-    assert [h for h in first.headers if h[0] not in changing] == [
-        h for h in second.headers if h[0] not in changing
-    ]
+    assert [h for h in first.headers if h[0] not in changing] == [h for h in second.headers if h[0] not in changing]
     assert second["message-id"] != first["message-id"]
 
 
@@ -446,9 +429,7 @@ class TestFromOneVersionToAnother:
     @pytest.mark.statement(112)
     @ACROSS
     @pytest.mark.parametrize("sender", ["1.1", "1.2"])
-    def test_a_line_feed_does_not_forge_headers_for_1_0(
-        self, connect: Connect, sender: str, slot: int
-    ) -> None:
+    def test_a_line_feed_does_not_forge_headers_for_1_0(self, connect: Connect, sender: str, slot: int) -> None:
         receiver, raw = self.deliver(connect, sender, "1.0", slot, b"evil:a\\nforged\\cyes\\n\\nbody\n")
         assert raw.count(b"\n\n") == 1 and b"\nforged" not in raw and raw.endswith(b"\n\nx\0")
         receiver.quiet()
@@ -456,9 +437,7 @@ class TestFromOneVersionToAnother:
     @pytest.mark.statement(112)
     @ACROSS
     @pytest.mark.parametrize("sender", ["1.1", "1.2"])
-    def test_a_colon_in_a_name_does_not_forge_headers_for_1_0(
-        self, connect: Connect, sender: str, slot: int
-    ) -> None:
+    def test_a_colon_in_a_name_does_not_forge_headers_for_1_0(self, connect: Connect, sender: str, slot: int) -> None:
         receiver, raw = self.deliver(connect, sender, "1.0", slot, b"content-length\\c99:x\nack\\cforged:x\n")
         assert b"content-length:99" not in raw and b"ack:forged" not in raw
         receiver.quiet()
@@ -466,9 +445,7 @@ class TestFromOneVersionToAnother:
     @pytest.mark.statement(113)
     @ACROSS
     @pytest.mark.parametrize("receiver", ["1.0", "1.1"])
-    def test_a_carriage_return_has_no_escape_before_1_2(
-        self, connect: Connect, receiver: str, slot: int
-    ) -> None:
+    def test_a_carriage_return_has_no_escape_before_1_2(self, connect: Connect, receiver: str, slot: int) -> None:
         _, raw = self.deliver(connect, "1.2", receiver, slot, b"one:a\\rb\ntwo:end\\r\n")
         assert b"\r" not in raw and b"\\r" not in raw
 
@@ -480,9 +457,7 @@ class TestFromOneVersionToAnother:
             receiver.subscribe("/topic/all-versions")
         sender = connect("1.2")
         blocks = [b"plain:x\n", b"path:C\\c\\\\x\n", b"plain:y\n"]
-        sender.send(
-            b"".join(b"SEND\ndestination:/topic/all-versions\n" + block + b"\n\0" for block in blocks)
-        )
+        sender.send(b"".join(b"SEND\ndestination:/topic/all-versions\n" + block + b"\n\0" for block in blocks))
         for receiver in receivers:
             first, second, third = receiver.read_many(3)
             assert (first["plain"], second["path"], third["plain"]) == ("x", "C:\\x", "y")
