@@ -42,7 +42,7 @@ from common.config import Config
 from common.exitcodes import ExitCode
 from common.log import Event, EventLog
 from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start
-from common.version import VERSION
+from common.release import VERSION
 
 __all__ = ["Front", "run"]
 

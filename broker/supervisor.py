@@ -271,7 +271,7 @@ class Supervisor:
         if was_ready:
             self._actions.append(Announce(self.ready, first=False))
         slot.deaths = 1 if stable else slot.deaths + 1
-        slot.unready_deaths = 1 if was_ready else slot.unready_deaths + 1
+        slot.unready_deaths = 0 if was_ready else slot.unready_deaths + 1
         if not self._announced and not was_ready and slot.unready_deaths >= GIVE_UP_AFTER:
             self._give_up(
                 f"worker {number} died {slot.unready_deaths} times in a row before it was ready "
