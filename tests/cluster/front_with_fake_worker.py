@@ -1,0 +1,17 @@
+"""The front with the fake worker; its one argument is the configuration as JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from broker.front import run
+from common.config import Config
+
+if __name__ == "__main__":
+    sys.exit(
+        run(
+            Config.model_validate(json.loads(sys.argv[1])),
+            worker_command=[sys.executable, "-m", "tests.cluster.fake_worker"],
+        )
+    )
