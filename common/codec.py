@@ -149,10 +149,7 @@ def decode_head(block: bytes, version: Version, limits: Limits) -> Frame:
             "too many headers",
             f"{len(lines) - 1} headers, the limit is {limits.header_count} (limits.header_count)",
         )
-    if command in _UNESCAPED:
-        escapes = Version.V1_0
-    else:
-        escapes = version
+    escapes = Version.V1_0 if command in _UNESCAPED else version
     headers = []
     for line in lines[1:]:
         if len(line) > limits.header_line_bytes // 4:
@@ -323,5 +320,5 @@ def missing_nul(length: int) -> StompError:
     return StompError(
         ErrorCode.BAD_FRAME,
         "no NUL after the body",
-        f"content-length was {length}, but the byte after that is not NUL; count the bytes of the body, not its characters",
+        f"content-length was {length}, but the byte after that is not NUL; it counts bytes of the body, not characters",
     )

@@ -56,7 +56,7 @@ def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bo
         raise StompError(
             ErrorCode.NOT_SUPPORTED,
             "queues are not supported by this version",
-            "nothing was stored or subscribed; destinations that do not start with /queue/ are publish/subscribe topics",
+            "nothing was stored or subscribed; every destination that does not start with /queue/ is a topic",
         )
 
 

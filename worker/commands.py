@@ -36,7 +36,8 @@ def _connect(core: Core, connection: Connection, frame: Frame) -> None:
         raise StompError(
             ErrorCode.UNKNOWN_HOST,
             "unknown host",
-            f"host was {'absent' if host is None else repr(host[:80])}; this listener serves {', '.join(sorted(listener.hosts))}",
+            f"host was {'absent' if host is None else repr(host[:80])}; "
+            f"this listener serves {', '.join(sorted(listener.hosts))}",
         )
     beats = agree_heart_beat((0, 0), (0, 0))
     if version is not Version.V1_0:
@@ -68,7 +69,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         raise StompError(
             ErrorCode.DUPLICATE_SUBSCRIPTION,
             "subscription already exists",
-            f"{'destination' if id is None else 'id'} {(name if id is None else id)[:80]!r} is in use on this connection; UNSUBSCRIBE it first",
+            f"{_key_shown(key)} is in use on this connection; UNSUBSCRIBE it first",
         )
     if len(subscriptions) >= core.settings.subscriptions:
         raise StompError(
@@ -89,6 +90,10 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         connection.receipt(receipt)
     else:
         entry.waiting.append(connection.hold_receipt(receipt))
+
+
+def _key_shown(key: str) -> str:
+    return f"destination {key[1:81]!r}" if key.startswith("\0") else f"id {key[:80]!r}"
 
 
 def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
@@ -112,7 +117,7 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         raise StompError(
             ErrorCode.UNKNOWN_SUBSCRIPTION,
             "unknown subscription",
-            f"{'destination' if id is None else 'id'} {key.lstrip(chr(0))[:80]!r} is not subscribed on this connection",
+            f"{_key_shown(key)} is not subscribed on this connection",
         )
     if subscription.unacknowledged is not None:
         del connection.tracked[subscription.number]
@@ -139,7 +144,8 @@ def _settle(core: Core, connection: Connection, frame: Frame) -> None:
         raise StompError(
             ErrorCode.UNKNOWN_MESSAGE,
             f"{frame.command} of an unknown message",
-            f"{message_id[:120].decode(errors='replace')!r} was not delivered on this connection to a subscription that acknowledges, or is settled already",
+            f"{message_id[:120].decode(errors='replace')!r} was never delivered to a subscription of this connection "
+            "that acknowledges, or is settled already",
         )
     if name is not None:
         connection.open_transactions().add_settlement(name, subscription, settled)

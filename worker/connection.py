@@ -305,7 +305,7 @@ class Connection(asyncio.Protocol):
         error = StompError(
             ErrorCode.TOO_MANY_UNACKNOWLEDGED,
             "too many unacknowledged messages",
-            f"subscription {subscription.id!r} has not acknowledged {limit} messages, which is the limit (limits.unacknowledged)",
+            f"subscription {subscription.id!r} has {limit} unacknowledged, which is the limit (limits.unacknowledged)",
         )
         self.core.soon(lambda: self.fail(error, CloseReason.SLOW_CONSUMER))
 
@@ -344,7 +344,8 @@ class Connection(asyncio.Protocol):
                 StompError(
                     ErrorCode.HEART_BEAT_TIMEOUT,
                     "no heart-beat in time",
-                    f"nothing was read for {now - self.last_read:.1f} seconds, {self.silence:.1f} are allowed by the agreed heart-beat",
+                    f"nothing was read for {now - self.last_read:.1f} seconds; "
+                    f"the agreed heart-beat allows {self.silence:.1f}",
                 ),
                 CloseReason.HEART_BEAT_TIMEOUT,
             )

@@ -33,6 +33,7 @@ __all__ = ["Assembly", "Handlers", "Ingest", "MessageIds"]
 
 _SEQUENCE = [b"%d" % number for number in range(4096)]
 _NO_ROUTES: dict[bytes, Route] = {}
+_NO_ROUTE = Route(b"", 0, b"")
 
 
 class Handlers(Protocol):
@@ -78,28 +79,32 @@ class Assembly:
         self.count = 0
         self.batches: dict[bytes, Batch] = {}
 
-    def add(self, route: Route, body: bytes) -> list[bytes] | None:
-        """Add one message; `body` ends with NUL. Returns the list that takes the next messages of this very route
-        as `number + route.tail + body` each, or None where it is not as simple as that."""
+    def list_for(self, destination: bytes) -> list[bytes] | None:
+        """The list that takes the items of `simple` routes to `destination`, or None where versions differ."""
+        batch = self.batches.get(destination)
+        if batch is None:
+            batch = self.batches[destination] = Batch(self.prefix, [])
+        return batch.items if batch.by_version is None else None
+
+    def add(self, route: Route, body: bytes) -> None:
+        """Add one message of any route; `body` ends with NUL."""
         batch = self.batches.get(route.destination)
         if batch is None:
             batch = self.batches[route.destination] = Batch(self.prefix, [])
         number = b"%d" % self.count
         self.count += 1
-        size = len(body) - 1
-        if route.length >= 0:
-            end = body
-        else:
-            end = b"content-length:%d\n\n%b" % (size, body) if size else b"\n\0"
-        if route.tails is not None and batch.by_version is None:
+        if route.length < 0:
+            # Counted as the specification would have it, for a body that came without.
+            size = len(body) - 1
+            body = b"content-length:%d\n\n%b" % (size, body) if size else b"\n\0"
+        tails = None if route.simple else route.tails
+        if tails is not None and batch.by_version is None:
             batch.by_version = (batch.items.copy(), batch.items.copy(), batch.items)
         if batch.by_version is None:
-            batch.items.append(number + route.tail + end)
-            return batch.items if route.length >= 0 else None
+            batch.items.append(number + route.tail + body)
+            return
         for version, items in enumerate(batch.by_version):
-            tail = route.tail if route.tails is None else route.tails[version]
-            items.append(number + tail + end)
-        return None
+            items.append(number + (route.tail if tails is None else tails[version]) + body)
 
 
 class Ingest:
@@ -160,28 +165,15 @@ class Ingest:
         find = data.find
         startswith = data.startswith
         head: bytes | None = None
-        route: Route | None = None
         head_size = length = 0
         tail = b""
+        route = _NO_ROUTE
         items: list[bytes] | None = None
         cache, known = self._cache_of(connection)
         while pos < size:
             if head is not None and startswith(head, pos):
-                # The same header block as the frame before: by far the most common case.
+                # The same header block as in the frame before: by far the most common case.
                 body_at = pos + head_size
-                if items is not None:
-                    end = body_at + length
-                    if end < size:
-                        if data[end]:
-                            self._at = pos
-                            raise missing_nul(length)
-                        count = assembly.count
-                        items.append(
-                            (_SEQUENCE[count] if count < 4096 else b"%d" % count) + tail + data[body_at : end + 1]
-                        )
-                        assembly.count = count + 1
-                        pos = end + 1
-                        continue
             else:
                 byte = data[pos]
                 if byte == 10 or byte == 13:
@@ -196,8 +188,8 @@ class Ingest:
                         return
                     body_at = match.end()
                 key = data[pos:body_at]
-                route = known.get(key)
-                if route is None:
+                remembered = known.get(key)
+                if remembered is None:
                     self._at = pos
                     if b"\r" in key:
                         match = HEAD_END.search(key)
@@ -217,27 +209,44 @@ class Ingest:
                         raise head_too_large(self._limits)
                     route = cache.find(key, key.rstrip(b"\r\n"))
                     known = cache.young
-            assert route is not None  # noqa: S101 - for the type checker; `head` is only set with a route
+                else:
+                    route = remembered
+                head = route.head
+                if head is not None:
+                    head_size = len(head)
+                length = route.length
+                tail = route.tail
+                items = None
+                if route.simple:
+                    end = body_at + length
+                    if end < size and not data[end]:
+                        items = assembly.list_for(route.destination)
+            if items is not None:
+                end = body_at + length
+                if end < size and not data[end]:
+                    count = assembly.count
+                    number = _SEQUENCE[count] if count < 4096 else b"%d" % count
+                    items.append(number + tail + data[body_at : end + 1])
+                    assembly.count = count + 1
+                    pos = end + 1
+                    continue
             self._at = pos
-            end = self._body_end(connection, data, pos, body_at, route.length)
+            end = self._body_end(connection, data, pos, body_at, length)
             if end < 0:
                 return
             body = data[body_at : end + 1]
             pos = end + 1
-            head = route.head
+            if route.simple:
+                assembly.add(route, body)
+                continue
             if route.transaction is not None:
                 self._flush(connection, assembly, receipts)
                 self._handlers.transacted_send(connection, route, body)
-                if route.receipt is not None:
-                    self._handlers.receipt(connection, route.receipt)
-                continue
-            items = assembly.add(route, body)
+                head = None
+            else:
+                assembly.add(route, body)
             if route.receipt is not None:
                 receipts.append(route.receipt)
-            if head is not None:
-                head_size = len(head)
-                length = route.length
-                tail = route.tail
 
     def _cache_of(self, connection: Connection) -> tuple[RouteCache | None, dict[bytes, Route]]:
         if connection.version is None:

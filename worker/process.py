@@ -12,13 +12,13 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable
-from common.version import VERSION
 from typing import Any
 
 from common.config import Config
 from common.exitcodes import ExitCode
 from common.log import Event, EventLog
 from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start, Stop
+from common.version import VERSION
 from worker.backplane.interface import Member
 from worker.backplane.zeromq import ZmqBackplane
 from worker.connection import Connection

@@ -15,113 +15,69 @@ from common.negotiation import Version
 
 __all__ = ["Route", "RouteCache", "parse_send"]
 
+_DESTINATION, _CONTENT_LENGTH, _RECEIPT, _TRANSACTION, _DROPPED = range(5)
 _OWN_LINES = {
     # Header lines of a SEND that are the protocol's or the broker's own and are not part of the message.
-    b"destination": 1,
-    b"content-length": 2,
-    b"receipt": 3,
-    b"transaction": 4,
-    b"message-id": 0,
-    b"subscription": 0,
-    b"ack": 0,
-    b"redelivered": 0,
-    b"receipt-id": 0,
+    b"destination": _DESTINATION,
+    b"content-length": _CONTENT_LENGTH,
+    b"receipt": _RECEIPT,
+    b"transaction": _TRANSACTION,
+    b"message-id": _DROPPED,
+    b"subscription": _DROPPED,
+    b"ack": _DROPPED,
+    b"redelivered": _DROPPED,
+    b"receipt-id": _DROPPED,
 }
 _OWN_NAMES = frozenset(name.decode() for name in _OWN_LINES) - {"content-length"}
 
 _ENTRY_BYTES = 400
 """About what an entry takes besides the block and the tail: the dict slot, the Route, its attributes."""
 _DOOR_BITS = 16
+_MAX_LINES = 8192
 
 
 class Route:
-    """What one header block of SEND means. Shared and never changed once made.
+    """What one header block of SEND means. Shared and never changed once it is remembered.
 
     `length` is the body's, -1 if NUL ends it. `tail` is everything of the MESSAGE between the message-id and the
-    body, from the LF on; without a `length` it ends before the `content-length` line. `tails` holds it per version
-    where they differ. `head` is the block with its blank line if the route is remembered, else None.
+    body, from the LF on; without a `length` it ends before the `content-length` line. `simple` if that is all there
+    is to it: a counted body, the same tail for every version, no `receipt`, no `transaction`. `tails` is the tail
+    per version where they differ. `head` is the block with its blank line if the route is remembered, else None.
     """
 
-    __slots__ = ("destination", "head", "length", "receipt", "tail", "tails", "transaction")
+    __slots__ = ("destination", "head", "length", "receipt", "simple", "tail", "tails", "transaction")
 
-    def __init__(
-        self,
-        destination: bytes,
-        length: int,
-        tails: tuple[bytes, bytes, bytes],
-        receipt: str | None,
-        transaction: str | None,
-    ) -> None:
+    def __init__(self, destination: bytes, length: int, tail: bytes) -> None:
         self.destination = destination
         self.length = length
-        self.tail = tails[Version.V1_2]
-        self.tails = None if tails[0] == tails[1] == tails[2] else tails
-        self.receipt = receipt
-        self.transaction = transaction
+        self.tail = tail
+        self.simple = True
         self.head: bytes | None = None
+
+    @classmethod
+    def full(
+        cls,
+        destination: bytes,
+        length: int,
+        tail: bytes,
+        receipt: str | None,
+        transaction: str | None,
+        tails: tuple[bytes, bytes, bytes] | None = None,
+    ) -> Route:
+        """A route that may not be `simple`; only those have the attributes given here."""
+        route = cls(destination, length, tail)
+        route.simple = length >= 0 and receipt is None and transaction is None and tails is None
+        route.receipt = receipt
+        route.transaction = transaction
+        route.tails = tails
+        return route
 
 
 def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes: int) -> Route:
-    """The route of a SEND frame's `block` (command and header lines, without the last EOL).
+    """The route of a SEND frame's `block` (command and header lines, without the last EOL), by the codec's rules.
 
     Raises StompError as `decode_head`, `content_length` and `check_destination` do, and `missing-header`.
     """
-    # Nothing to unescape, escape, trim or strip: the lines can be passed on as they are. This is the path of headers
-    # that differ in every frame, so it does the least that is still right. 1.0 may have blanks to drop.
-    if (
-        version is not Version.V1_0
-        and b"\\" not in block
-        and b"\r" not in block
-        and b"\0" not in block
-        and block.isascii()
-        and len(block) <= limits.header_line_bytes
-        and (count := block.count(b"\n")) == block.count(b":")
-        and count <= limits.header_count
-    ):
-        route = _parse_plain(block, limits, destination_bytes)
-        if route is not None:
-            return route
-    return _parse_any(block, version, limits, destination_bytes)
-
-
-def _parse_plain(block: bytes, limits: Limits, destination_bytes: int) -> Route | None:
-    destination = receipt = transaction = None
-    length = -1
-    passed = []
-    own = _OWN_LINES
-    for line in block[5:].split(b"\n"):
-        name, colon, value = line.partition(b":")
-        kind = own.get(name)
-        if kind is None:
-            if not colon or not name:
-                return None
-            passed.append(line)
-        elif kind == 1:
-            if destination is None:
-                destination = value
-        elif kind == 2:
-            if length >= 0 or not value.isdigit() or len(value) > 18 or int(value) > limits.body_bytes:
-                return None
-            length = int(value)
-            passed.append(line)
-        elif kind == 3:
-            if receipt is None:
-                receipt = value.decode()
-        elif kind == 4 and transaction is None:
-            transaction = value.decode()
-    if not destination:
-        return None
-    check_destination(destination, destination_bytes, pattern_allowed=False)
-    if passed:
-        tail = b"\ndestination:%b\n%b\n" % (destination, b"\n".join(passed))
-    else:
-        tail = b"\ndestination:%b\n" % destination
-    if length >= 0:
-        tail += b"\n"
-    return Route(destination, length, (tail, tail, tail), receipt, transaction)
-
-
-def _parse_any(block: bytes, version: Version, limits: Limits, destination_bytes: int) -> Route:
     frame = decode_head(block, version, limits)
     length = content_length(frame, limits)
     name = frame.get("destination")
@@ -139,13 +95,14 @@ def _parse_any(block: bytes, version: Version, limits: Limits, destination_bytes
             passed.append(header)
     end = b"\n" if length >= 0 else b""
     old, middle, new = (b"\n" + encode_headers(passed, each) + end for each in Version)
-    return Route(destination, length, (old, middle, new), frame.get("receipt"), frame.get("transaction"))
+    tails = None if old == middle == new else (old, middle, new)
+    return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails)
 
 
 class RouteCache:
     """The routes of one protocol version. `young` may be read directly; a miss goes through `find`."""
 
-    __slots__ = ("_door", "_limits", "_max_destination", "_old", "_room", "_version", "_young_bytes", "young")
+    __slots__ = ("_door", "_limits", "_lines", "_max_destination", "_old", "_room", "_version", "_young_bytes", "young")
 
     def __init__(self, version: Version, limits: Limits, destination_bytes: int, max_bytes: int) -> None:
         self._version = version
@@ -153,6 +110,7 @@ class RouteCache:
         self._max_destination = destination_bytes
         self._room = max_bytes // 2
         self._young_bytes = 0
+        self._lines: dict[bytes, tuple[int, bytes]] = {}
         self._door = bytearray(1 << _DOOR_BITS)
         self._old: dict[bytes, Route] = {}
         self.young: dict[bytes, Route] = {}
@@ -161,8 +119,8 @@ class RouteCache:
         """The route of `block`; `head` is the block with its blank line. Raises as `parse_send` does."""
         route = self._old.get(head)
         if route is None:
-            route = parse_send(block, self._version, self._limits, self._max_destination)
-            if route.receipt is not None or route.transaction is not None:
+            route = self.parse(block)
+            if not route.simple and (route.receipt is not None or route.transaction is not None):
                 return route
             digest = hash(head)
             slot = digest & ((1 << _DOOR_BITS) - 1)
@@ -172,6 +130,86 @@ class RouteCache:
                 return route
         self._remember(head, route)
         return route
+
+    def parse(self, block: bytes) -> Route:
+        """The route of `block` as `parse_send` finds it, sooner where there is nothing to unescape, escape or trim.
+
+        This is the path of headers that differ in every frame: their lines are passed on as they are, and the lines
+        that do repeat, such as the destination's, are known from before.
+        """
+        if (
+            self._version is not Version.V1_0
+            and block.isascii()
+            and b"\\" not in block
+            and b"\r" not in block
+            and b"\0" not in block
+            and len(block) <= self._limits.header_line_bytes
+        ):
+            route = self._parse_plain(block)
+            if route is not None:
+                return route
+        return parse_send(block, self._version, self._limits, self._max_destination)
+
+    def _parse_plain(self, block: bytes) -> Route | None:
+        destination = receipt = transaction = None
+        length = -1
+        own_lines: list[bytes] = []
+        known = self._lines
+        lines = block[5:].split(b"\n")
+        if len(lines) > self._limits.header_count:
+            return None
+        for line in lines:
+            meaning = known.get(line)
+            if meaning is None:
+                name, colon, value = line.partition(b":")
+                if name not in _OWN_LINES:
+                    if colon and name and b":" not in value:
+                        continue
+                    return None
+                meaning = self._meaning(line, name, value)
+                if meaning is None:
+                    return None
+            kind, value = meaning
+            if kind == _CONTENT_LENGTH:
+                if length >= 0:
+                    return None
+                length = int(value)
+                continue
+            if kind == _DESTINATION:
+                destination = destination or value
+            elif kind == _RECEIPT:
+                receipt = receipt or value.decode()
+            elif kind == _TRANSACTION:
+                transaction = transaction or value.decode()
+            own_lines.append(line)
+        if destination is None:
+            return None
+        end = b"\n\n" if length >= 0 else b"\n"
+        if len(own_lines) == 1 and own_lines[0] is lines[0]:
+            tail = block[4:] + end
+            return (
+                Route(destination, length, tail) if length >= 0 else Route.full(destination, length, tail, None, None)
+            )
+        passed = [line for line in lines if line not in own_lines]
+        tail = b"\n" + b"\n".join([b"destination:" + destination, *passed]) + end
+        return Route.full(destination, length, tail, receipt, transaction)
+
+    def _meaning(self, line: bytes, name: bytes, value: bytes) -> tuple[int, bytes] | None:
+        """What one of the protocol's own header lines says, or None if that takes a closer look."""
+        kind = _OWN_LINES[name]
+        if not value or b":" in value:
+            return None
+        if kind == _CONTENT_LENGTH:
+            if not value.isdigit() or len(value) > 18 or int(value) > self._limits.body_bytes:
+                return None
+        elif kind == _DESTINATION:
+            check_destination(value, self._max_destination, pattern_allowed=False)
+        else:
+            return kind, value
+        if len(self._lines) >= _MAX_LINES:
+            self._lines.clear()
+        self._lines[line] = kind, value
+        return kind, value
 
     def _remember(self, head: bytes, route: Route) -> None:
         size = 2 * len(head) + _ENTRY_BYTES
