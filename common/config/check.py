@@ -27,15 +27,18 @@ Source = Callable[[Location], str]
 
 def check_keys(data: dict[str, Any], source: Source) -> tuple[Config, list[tuple[Location, Mistake]]]:
     """The configuration in `data`, with defaults in place of what is wrong, and what is wrong."""
-    try:
-        return Config.model_validate(data), []
-    except ValidationError as error:
-        details = [item for item in error.errors(include_url=False) if not _counts_only_sound(item)]
-    found: list[tuple[Location, Mistake]] = [(item["loc"], _mistake(item, source)) for item in details]
+    found: list[tuple[Location, Mistake]] = []
     repaired = copy.deepcopy(data)
-    for item in details:
-        _repair(repaired, item["loc"])
-    return Config.model_validate(repaired), found
+    while True:
+        # More than once, because pydantic counts a list only when its items are sound.
+        try:
+            return Config.model_validate(repaired), found
+        except ValidationError as error:
+            details = error.errors(include_url=False)
+        for item in details:
+            if not _counts_only_sound(item):
+                found.append((item["loc"], _mistake(item, source)))
+                _repair(repaired, item["loc"])
 
 
 def _counts_only_sound(item: ErrorDetails) -> bool:
@@ -89,9 +92,7 @@ def _repair(data: dict[str, Any], location: Location) -> None:
         holder.pop(last, None)
 
 
-def check_across(
-    config: Config, data: dict[str, Any], source: Source, wrong: list[Location]
-) -> Iterator[Mistake]:
+def check_across(config: Config, data: dict[str, Any], source: Source, wrong: list[Location]) -> Iterator[Mistake]:
     """What is wrong between keys that are sound by themselves; `wrong` ones are left out."""
 
     def usable(*locations: Location) -> bool:
@@ -138,20 +139,14 @@ def check_across(
     for index, rule in enumerate(config.destination):
         place = ("destination", index, "pattern")
         if usable(place) and patterns.setdefault(rule.pattern, place) != place:
-            problem = (
-                f"never used, since {dotted(patterns[rule.pattern])} is the same and the first match wins"
-            )
-            yield Mistake(
-                source(place), problem, dotted(place), _show(config, place), allowed="each pattern once"
-            )
+            problem = f"never used, since {dotted(patterns[rule.pattern])} is the same and the first match wins"
+            yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed="each pattern once")
     place = ("broker", "runtime_dir")
     if config.broker.runtime_dir is not None and usable(place):
         length = len(os.fsencode(os.path.abspath(config.broker.runtime_dir)))
         if length > RUNTIME_DIR_BYTES:
             problem = f"too long ({length} bytes as an absolute path)"
-            allowed = (
-                f"at most {RUNTIME_DIR_BYTES} bytes, so that the sockets in it have paths the kernel takes"
-            )
+            allowed = f"at most {RUNTIME_DIR_BYTES} bytes, so that the sockets in it have paths the kernel takes"
             yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed=allowed)
 
 
@@ -187,9 +182,7 @@ def _collide(one: Listener, other: Listener) -> bool:
     first, second = _canonical(one.host), _canonical(other.host)
     if isinstance(first, str) or isinstance(second, str):
         return first == second
-    return first.version == second.version and (
-        first == second or first.is_unspecified or second.is_unspecified
-    )
+    return first.version == second.version and (first == second or first.is_unspecified or second.is_unspecified)
 
 
 def _canonical(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | str:

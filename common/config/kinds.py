@@ -223,10 +223,7 @@ class BindAddress(Kind):
         return value
 
     def allowed(self) -> str:
-        return (
-            'HOST:PORT, such as "127.0.0.1:61613", "localhost:61613" or "[::1]:61613",'
-            " with a port from 0 to 65535"
-        )
+        return 'HOST:PORT, such as "127.0.0.1:61613", "localhost:61613" or "[::1]:61613", with a port from 0 to 65535'
 
 
 def split_address(text: str) -> tuple[str, int]:

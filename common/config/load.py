@@ -119,8 +119,7 @@ class _Loader:
 
     def _apply_environment(self, environ: Mapping[str, str]) -> None:
         values = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-        # First the list of listeners, then what is for each of them.
-        for name in sorted(values, key=lambda name: (VARIABLES.get(name) != "listener.bind", name)):
+        for name in sorted(values):
             if name not in VARIABLES:
                 self._unknown_variable(name, values[name])
             elif VARIABLES[name] == "destination":
@@ -146,9 +145,7 @@ class _Loader:
             self._data["destination"] = tomllib.loads(f"value = {text}")["value"]
         except (ValueError, RecursionError):
             allowed = """a TOML list such as [{pattern = "/topic/ticks.>", slow_consumer = "drop"}]"""
-            self._mistakes.append(
-                Mistake(source, "not valid TOML", "destination", render(text), allowed=allowed)
-            )
+            self._mistakes.append(Mistake(source, "not valid TOML", "destination", render(text), allowed=allowed))
             return
         self._sources[("destination",)] = source
 
@@ -156,7 +153,7 @@ class _Loader:
 
     def _apply_overrides(self, overrides: Mapping[str, object]) -> None:
         given = {key: value for key, value in overrides.items() if value is not None}
-        for key in sorted(given, key=lambda key: (key != "listener.bind", key)):
+        for key in sorted(given):
             value = given[key]
             if key == "listener.bind":
                 self._set_binds(list(value) if isinstance(value, list | tuple) else [value], COMMAND_LINE)
@@ -179,11 +176,7 @@ class _Loader:
             listeners = self._data.setdefault(first, [{}])
             # What is no list of tables was reported with its own source, and there is nothing to set a key
             # in.
-            tables = (
-                [((first, i), table) for i, table in enumerate(listeners)]
-                if isinstance(listeners, list)
-                else []
-            )
+            tables = [((first, i), table) for i, table in enumerate(listeners)] if isinstance(listeners, list) else []
         else:
             tables = [((first,), self._data.setdefault(first, {}))]
         for location, table in tables:

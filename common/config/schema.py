@@ -191,13 +191,11 @@ class Limits(Section):
     )
     header_count: Annotated[int, Count(8, 10_000, "headers")] = Field(
         default=128,
-        description="Headers of one frame. Each costs time to decode, and few applications have more than"
-        " 20.",
+        description="Headers of one frame. Each costs time to decode, and few applications have more than 20.",
     )
     header_line_bytes: Annotated[int, Size(64, MIB)] = Field(
         default=16 * KIB,
-        description="One header line, name and value. Room for a signed token, the largest thing seen in a"
-        " header.",
+        description="One header line, name and value. Room for a signed token, the largest thing seen in a header.",
     )
     head_bytes: Annotated[int, Size(64, 16 * MIB)] = Field(
         default=64 * KIB,
