@@ -14,8 +14,9 @@ Deliberate deviations, each lax in what it accepts and never in what it sends:
 * 1.0: one blank after the colon is dropped, since the examples of that specification write one.
 * An empty value is legal in 1.0 too; its BNF says otherwise, its examples do not.
 * A body on a frame other than SEND, MESSAGE or ERROR is refused in 1.1 and 1.2 and dropped in 1.0.
-* What a version cannot express is left out rather than forged: CR has no escape before 1.2 and is dropped; in 1.0,
-  which escapes nothing, LF becomes a blank and a colon in a header name stays as it is.
+* What a version cannot express is left out rather than forged. CR has no escape before 1.2 and is dropped from values;
+  in 1.0, which escapes nothing, LF in a value becomes a blank. A header whose name the version cannot express is left
+  out whole: without its CR or its colon it would pass for another header, such as content-length.
 
 CONNECT, STOMP and CONNECTED are never escaped (1.2 section Value Encoding).
 """
@@ -46,6 +47,7 @@ __all__ = [
 HEAD_END = re.compile(rb"\n\r?\n")
 """The blank line after the headers; its match ends where the body starts."""
 
+_EOLS = re.compile(rb"[\r\n]+")
 _MAY_HAVE_BODY = frozenset({"SEND", "MESSAGE", "ERROR"})
 _UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
 _MAX_LENGTH_DIGITS = 18
@@ -62,11 +64,14 @@ _ENCODED = (
     str.maketrans({"\\": "\\\\", "\n": "\\n", ":": "\\c", "\r": "\\r", "\0": None}),
 )
 _NEEDS_ESCAPE = re.compile(r"[\\\r\n:\0]")
+_UNSPEAKABLE = tuple(re.compile(chars) for chars in (r"[\r\n:\0]", r"[\r\0]", r"\0"))
+"""Per version, what no header name may hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one frame, in bytes and counts. `head_bytes` covers the command and all headers together."""
+    """Bounds of one frame, in bytes and counts. `head_bytes` covers all before the body: the command, the headers and
+    the blank line."""
 
     command_bytes: int = 32
     header_count: int = 128
@@ -101,8 +106,15 @@ def escape(text: str, version: Version) -> str:
 
 
 def encode_headers(headers: Iterable[tuple[str, str]], version: Version) -> bytes:
-    """The header lines, each with its LF, escaped for `version`."""
-    return "".join([f"{escape(name, version)}:{escape(value, version)}\n" for name, value in headers]).encode()
+    """The header lines, each with its LF, escaped for `version`; without those whose name it cannot express."""
+    unspeakable = _UNSPEAKABLE[version]
+    return "".join(
+        [
+            f"{escape(name, version)}:{escape(value, version)}\n"
+            for name, value in headers
+            if name and not unspeakable.search(name)
+        ]
+    ).encode()
 
 
 def encode(frame: Frame, version: Version = Version.V1_2) -> bytes:
@@ -137,11 +149,12 @@ def decode_head(block: bytes, version: Version, limits: Limits) -> Frame:
             f"byte {block[error.start]:#04x} at offset {error.start} of the frame",
         ) from None
     command = lines[0].removesuffix("\r")
-    if len(command) > limits.command_bytes:
+    command_size = len(command) if command.isascii() else len(command.encode())
+    if command_size > limits.command_bytes:
         raise StompError(
             ErrorCode.BAD_FRAME,
             "command line too long",
-            f"{len(command)} bytes, the limit is {limits.command_bytes} (limits.command_bytes)",
+            f"{command_size} bytes, the limit is {limits.command_bytes} (limits.command_bytes)",
         )
     if len(lines) - 1 > limits.header_count:
         raise StompError(
@@ -233,13 +246,14 @@ class Decoder:
     def __init__(self, version: Version = Version.V1_2, limits: Limits | None = None) -> None:
         self.version = version
         self.limits = limits or Limits()
-        self._buffer = b""
+        self._buffer = bytearray()
+        self._searched = 0
         self._frame: Frame | None = None
         self._length = -1
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield each frame that `data` completes; raises StompError as `decode_head` and `content_length` do, and
-        `bad-frame` where the NUL is missing after a counted body."""
+        """Yield each frame that `data` completes; raises StompError as `decode_head` and `content_length` do,
+        `unexpected-body`, and `bad-frame` where the NUL is missing after a counted body."""
         self._buffer += data
         while True:
             if self._frame is None and not self._read_head():
@@ -248,43 +262,56 @@ class Decoder:
             body = self._read_body()
             if frame is None or body is None:
                 return
-            refuse_body(frame.command, len(body), self.version)
-            frame.body = body
+            if frame.command in _MAY_HAVE_BODY:
+                frame.body = body
             self._frame = None
             yield frame
 
     def _read_head(self) -> bool:
-        buffer = self._buffer = self._buffer.lstrip(b"\r\n")
-        match = HEAD_END.search(buffer)
-        end = match.start() if match else len(buffer)
-        if end > self.limits.head_bytes:
+        buffer = self._buffer
+        start = _EOLS.match(buffer)
+        if start is not None:
+            del buffer[: start.end()]
+        # The blank line may have begun up to three bytes before what is new.
+        match = HEAD_END.search(buffer, max(0, self._searched - 3))
+        size = match.end() if match else len(buffer)
+        if size > self.limits.head_bytes:
             raise head_too_large(self.limits)
         if match is None:
             check_partial_head(buffer, self.limits)
+            self._searched = len(buffer)
             return False
-        block = buffer[:end].removesuffix(b"\r")
-        self._frame = decode_head(block, self.version, self.limits)
-        self._length = content_length(self._frame, self.limits)
-        self._buffer = buffer[match.end() :]
+        self._frame = frame = decode_head(bytes(buffer[: match.start()]), self.version, self.limits)
+        self._length = content_length(frame, self.limits)
+        refuse_body(frame.command, max(self._length, 0), self.version)
+        del buffer[:size]
+        self._searched = 0
         return True
 
     def _read_body(self) -> bytes | None:
         buffer, length = self._buffer, self._length
         if length < 0:
-            length = buffer.find(b"\0")
-            if max(length, len(buffer) - 1) > self.limits.body_bytes and not 0 <= length <= self.limits.body_bytes:
-                raise body_too_large(len(buffer) if length < 0 else length, self.limits)
+            length = buffer.find(0, self._searched)
+            size = len(buffer) if length < 0 else length
+            if self._frame is not None:
+                # Before its end is known, or what may have no body could still make us hold a large one.
+                refuse_body(self._frame.command, size, self.version)
+            if size > self.limits.body_bytes:
+                raise body_too_large(size, self.limits)
             if length < 0:
+                self._searched = size
                 return None
         elif len(buffer) <= length:
             return None
         elif buffer[length]:
             raise missing_nul(length)
-        self._buffer = buffer[length + 1 :]
-        return buffer[:length]
+        body = bytes(buffer[:length])
+        del buffer[: length + 1]
+        self._searched = 0
+        return body
 
 
-def check_partial_head(data: bytes, limits: Limits) -> None:
+def check_partial_head(data: bytes | bytearray, limits: Limits) -> None:
     """Refuse what can no longer become a frame: `data` starts at a command and has no blank line yet.
 
     Raises StompError `header-too-large` or `bad-frame`.

@@ -18,7 +18,7 @@ from common.config import Config
 from common.exitcodes import ExitCode
 from common.log import Event, EventLog
 from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start, Stop
-from common.version import VERSION
+from common.release import VERSION
 from worker.backplane.interface import Member
 from worker.backplane.zeromq import ZmqBackplane
 from worker.connection import Connection

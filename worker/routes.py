@@ -46,6 +46,9 @@ class Route:
     """
 
     __slots__ = ("destination", "head", "length", "receipt", "simple", "tail", "tails", "transaction")
+    receipt: str | None
+    transaction: str | None
+    tails: tuple[bytes, bytes, bytes] | None
 
     def __init__(self, destination: bytes, length: int, tail: bytes) -> None:
         self.destination = destination
