@@ -1,0 +1,90 @@
+"""The scenario matrix, with the goals Stampede is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from workloads import Connections, HeaderFlood, IdleMemory, Latency, Scenario, Throughput
+
+__all__ = ["SCENARIOS"]
+
+_STOMP_ONLY = {"nats": "its load generator has no such mode"}
+_TOO_MANY_QUEUES = {"rabbitmq": "makes a queue for every subscription: setting up takes minutes"}
+_TOO_MANY_TOPICS = {**_TOO_MANY_QUEUES, "activemq": "needs more heap than it has for this many topics"}
+
+
+def _fanout(subs: int, goals: Mapping[str, float], skip: Mapping[str, str] | None = None) -> Throughput:
+    title = f"1 publisher, {subs:,} subscribers, 1 topic"
+    name, series = f"fanout-1x{subs}", ("subscribers", subs)
+    return Throughput(name, title, "deliveries_per_s", goals, skip=skip or {}, series=series, subs=subs)
+
+
+def _destinations(dests: int, skip: Mapping[str, str]) -> Throughput:
+    connections = min(dests, 20)
+    title = f"1 publisher cycling through {dests:,} destinations, one subscription each, {connections} connections"
+    name, series = f"destinations-{dests}", ("destinations", dests)
+    return Throughput(
+        name, title, "deliveries_per_s", skip=skip, series=series, subs=connections, topics=1, dests=dests
+    )
+
+
+_ALL: tuple[Scenario, ...] = (
+    _fanout(10, {"activemq": 15, "nats": 1}),
+    _fanout(100, {"activemq": 25, "nats": 1}),
+    _fanout(1000, {}),
+    _fanout(5000, {}),
+    _fanout(10_000, {}, _TOO_MANY_QUEUES),
+    Throughput(
+        "pairs-4x4x4",
+        "4 topics, 4 publishers, 4 subscribers",
+        "deliveries_per_s",
+        {"activemq": 6},
+        pubs=4,
+        subs=4,
+        topics=4,
+    ),
+    Throughput(
+        "pairs-4x4x4-uniq",
+        "the same, every frame with headers of its own",
+        "deliveries_per_s",
+        {"activemq": 4},
+        skip=_STOMP_ONLY,
+        pubs=4,
+        subs=4,
+        topics=4,
+        uniq=True,
+    ),
+    Latency(
+        "latency-1k",
+        "1,000 messages/s, 1 publisher, 10 subscribers",
+        "p50_ms",
+        skip=_STOMP_ONLY,
+        goal_values={"p50_ms": 0.2, "p99_ms": 0.4},
+    ),
+    IdleMemory(
+        "idle-memory",
+        "5,000 idle subscribed connections",
+        "kib_per_connection",
+        goal_values={"kib_per_connection": 4},
+    ),
+    Connections(
+        "connections",
+        "5,000 connections accepted and logged in",
+        "logins_per_s",
+        skip=_STOMP_ONLY,
+        goal_values={"logins_per_s": 15_000},
+    ),
+    _destinations(1, {}),
+    _destinations(100, {}),
+    _destinations(10_000, _TOO_MANY_QUEUES),
+    _destinations(100_000, _TOO_MANY_TOPICS),
+    HeaderFlood(
+        "header-flood",
+        "repeating headers before and after a flood of headers that never repeat",
+        "after_over_before",
+        skip=_STOMP_ONLY,
+        goal_values={"after_over_before": 0.9},
+    ),
+)
+
+SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
