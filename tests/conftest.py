@@ -27,15 +27,14 @@ StartBroker = Callable[..., Broker]
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line(
-        "markers", "statement(number, ...): the lines of statements.toml this test is the proof of"
-    )
+    config.addinivalue_line("markers", "statement(number, ...): the lines of statements.toml this test is the proof of")
 
 
 @pytest.fixture(scope="session")
 def shared_broker() -> Iterator[Broker]:
     """Two workers and the listeners of `SHARED_CONFIG`; for tests that neither harm it nor configure it."""
-    with Broker(workers=2, config=SHARED_CONFIG) as broker:
+    # At debug level the end of every connection is logged, not only of those that failed.
+    with Broker(workers=2, config=SHARED_CONFIG, log_level="debug") as broker:
         yield broker
 
 

@@ -65,9 +65,7 @@ class Broker:
         self._environment = dict(environment or {})
         self._log_level = log_level
         # `--bind` replaces the listeners of the file, so it is given only where the file has none.
-        self._bind = (
-            list(bind) if bind is not None else ([] if "listener" in self._config else ["127.0.0.1:0"])
-        )
+        self._bind = list(bind) if bind is not None else ([] if "listener" in self._config else ["127.0.0.1:0"])
         self.directory = Path(tempfile.mkdtemp(prefix="stampede-test-"))
         self.addresses: list[tuple[str, int]] = []
         self.ready_line = ""
@@ -78,6 +76,7 @@ class Broker:
         self._stdout: list[str] = []
         self._readers: list[threading.Thread] = []
         self._excused: set[int] = set()
+        self._told_to_stop = False
 
     # --- life
 
@@ -146,19 +145,22 @@ class Broker:
         self._wait(lambda: bool(self._stdout) or self.returncode is not None, timeout, "its ready line")
         found = _READY.match(self._stdout[0]) if self._stdout else None
         if found is None:
-            raise self.failure(
-                f"no ready line on stdout (exit code {self.returncode}, stdout {self._stdout})"
-            )
+            raise self.failure(f"no ready line on stdout (exit code {self.returncode}, stdout {self._stdout})")
         self.ready_line = self._stdout[0]
         self.addresses = [_address(text) for text in found["addresses"].split(", ")]
         if int(found["workers"]) != self.workers:
             raise self.failure(f"{self.workers} workers were asked for: {self.ready_line}")
 
-    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
-        """SIGTERM, and the exit code; `BrokerFailed` when it has not ended after `timeout`."""
+    def terminate(self) -> None:
+        """SIGTERM, once: a second one would mean to stop at once."""
         assert self.process is not None
-        if self.process.poll() is None:
+        if not self._told_to_stop and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
+        self._told_to_stop = True
+
+    def stop(self, timeout: float = STOP_TIMEOUT) -> int:
+        """`terminate`, and the exit code; `BrokerFailed` when it has not ended after `timeout`."""
+        self.terminate()
         code = self.wait(timeout)
         if code != 0:
             raise self.failure(f"exit code {code} after SIGTERM")
@@ -252,9 +254,7 @@ class Broker:
             found += [event for event in self._events if "Traceback" in json.dumps(event)]
             bad: list[object] = [event for event in found if id(event) not in self._excused]
             self._excused |= {id(event) for event in found}
-            traces = [
-                i for i, line in enumerate(self._noise) if "Traceback" in line and -i - 1 not in self._excused
-            ]
+            traces = [i for i, line in enumerate(self._noise) if "Traceback" in line and -i - 1 not in self._excused]
             self._excused |= {-i - 1 for i in traces}
             bad += ["\n".join(self._noise[i : i + 40]) for i in traces]
         if bad:

@@ -97,9 +97,7 @@ def _unescape(text: str, version: str, raw: bytes) -> str:
 class Wire:
     """One connection. `version` decides how frames are read; `connect` sets it."""
 
-    def __init__(
-        self, address: tuple[str, int], *, receive_buffer: int | None = None, version: str = "1.2"
-    ) -> None:
+    def __init__(self, address: tuple[str, int], *, receive_buffer: int | None = None, version: str = "1.2") -> None:
         family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         try:
@@ -135,10 +133,15 @@ class Wire:
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
     @property
+    def session(self) -> str:
+        """The session id, as CONNECTED and the broker's log have it."""
+        assert self.connected is not None
+        return self.connected["session"]
+
+    @property
     def slot(self) -> int:
         """The worker this session is on."""
-        assert self.connected is not None
-        return int(self.connected["session"].split("-")[0])
+        return int(self.session.split("-")[0])
 
     def close(self) -> None:
         """Close the socket without DISCONNECT."""
@@ -168,6 +171,10 @@ class Wire:
     def frame(self, command: str, headers: Headers = (), body: bytes = b"") -> None:
         """Write one frame, escaped for this connection's version."""
         self.send(encode(command, headers, body, version=self.version))
+
+    def widen(self) -> None:
+        """Undo a small `receive_buffer`: from here on read as fast as anybody."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
 
     def shut_write(self) -> None:
         """Half-close: end of what this side sends."""
@@ -277,7 +284,10 @@ class Wire:
     def _parse_head(self, head: bytes) -> tuple[tuple[tuple[str, str], ...], int | None]:
         if b"\0" in head:
             raise WireFault(f"a NUL inside the headers: {head!r}")
-        command, *lines = head.decode("utf-8").split("\n")
+        try:
+            command, *lines = head.decode("utf-8").split("\n")
+        except UnicodeDecodeError:
+            raise WireFault(f"headers that are not UTF-8: {head!r}") from None
         if not command.isalpha() or not command.isupper():
             raise WireFault(f"not a command: {command!r}")
         version = "1.0" if command == "CONNECTED" else self.version

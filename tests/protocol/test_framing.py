@@ -73,7 +73,7 @@ def test_cr_before_the_line_end_never_comes_back(connect: Connect, version: str)
 def test_commands_are_case_sensitive(connect: Connect, version: str, command: bytes) -> None:
     wire = connect(version)
     wire.send(command + b"\ndestination:/topic/framing\n\n\0")
-    wire.expect_error("unknown-command", frame=command.decode())
+    assert command in wire.expect_error("unknown-command").body
 
 
 @pytest.mark.statement(6)
@@ -464,7 +464,7 @@ def test_a_body_of_a_megabyte_arrives_whole(connect: Connect) -> None:
 def test_unknown_command_is_fatal(connect: Connect, version: str, command: str) -> None:
     wire = connect(version)
     wire.send(f"{command}\ndestination:/topic/framing\n\n\0".encode())
-    wire.expect_error("unknown-command", frame=command)
+    assert command.encode() in wire.expect_error("unknown-command").body
 
 
 @pytest.mark.statement(32)
@@ -473,4 +473,4 @@ def test_unknown_command_is_fatal(connect: Connect, version: str, command: str) 
 def test_commands_of_servers_are_fatal(connect: Connect, version: str, command: str) -> None:
     wire = connect(version)
     wire.send(f"{command}\nreceipt-id:1\nversion:1.2\ndestination:/topic/framing\n\n\0".encode())
-    wire.expect_error("unknown-command", frame=command)
+    assert command.encode() in wire.expect_error("unknown-command").body

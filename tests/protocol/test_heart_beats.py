@@ -108,7 +108,7 @@ def test_a_silent_client_is_dead_after_twice_its_promise(broker: Broker, connect
     wire.expect_error("heart-beat-timeout")
     # The larger of the client's 100 ms and the broker's 200 ms counts.
     assert SILENCE * 0.9 <= time.monotonic() - started < SILENCE + 3
-    assert broker.wait_event("connection.closed", peer=wire.peer)["reason"] == "heart-beat-timeout"
+    assert broker.wait_event("connection.closed", session=wire.session)["reason"] == "heart-beat-timeout"
 
 
 @pytest.mark.statement(47)
