@@ -7,7 +7,6 @@ one or more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from common.errors import ErrorCode, StompError
@@ -75,11 +74,14 @@ def literal_prefix(pattern: bytes) -> bytes:
 
 
 class _Node(Generic[T]):
-    __slots__ = ("children", "values")
+    """`stays` if it stands for a `#`, which takes one more word without leaving it."""
 
-    def __init__(self) -> None:
+    __slots__ = ("children", "stays", "values")
+
+    def __init__(self, *, stays: bool = False) -> None:
         self.children: dict[bytes, _Node[T]] = {}
         self.values: list[T] = []
+        self.stays = stays
 
 
 class PatternTrie(Generic[T]):
@@ -91,7 +93,7 @@ class PatternTrie(Generic[T]):
     def add(self, pattern: bytes, value: T) -> None:
         node = self._root
         for word in split(pattern):
-            node = node.children.setdefault(word, _Node())
+            node = node.children.setdefault(word, _Node(stays=word == b"#"))
         node.values.append(value)
 
     def remove(self, pattern: bytes, value: T) -> None:
@@ -111,29 +113,29 @@ class PatternTrie(Generic[T]):
 
     def match(self, destination: bytes) -> list[T]:
         """The values of every pattern that matches, each once."""
-        words = split(destination)
-        found: dict[int, _Node[T]] = {}
-        for node in self._walk(self._root, words, 0, set()):
-            found[id(node)] = node
-        return [value for node in found.values() for value in node.values]
+        # All patterns at once, word by word: a step costs as many nodes as are reached, so a pattern of many '#' costs
+        # its length for each word and no more.
+        found: dict[_Node[T], None] = {}
+        reached: dict[_Node[T], None] = {}
+        _reach(self._root, reached)
+        for word in split(destination):
+            before, reached = reached, {}
+            for node in before:
+                if node.stays:
+                    _reach(node, reached)
+                children = node.children
+                if b">" in children:
+                    found[children[b">"]] = None
+                for key in (word, b"*"):
+                    child = children.get(key)
+                    if child is not None:
+                        _reach(child, reached)
+        found.update(reached)
+        return [value for node in found for value in node.values]
 
-    def _walk(self, node: _Node[T], words: list[bytes], at: int, seen: set[tuple[int, int]]) -> Iterator[_Node[T]]:
-        # A pattern of many '#' would otherwise try the same rest of the words again and again.
-        if (id(node), at) in seen:
-            return
-        seen.add((id(node), at))
-        rest = node.children.get(b"#")
-        if rest is not None:
-            for skip in range(at, len(words) + 1):
-                yield from self._walk(rest, words, skip, seen)
-        if at == len(words):
-            if node.values:
-                yield node
-            return
-        tail = node.children.get(b">")
-        if tail is not None and tail.values:
-            yield tail
-        for word in (words[at], b"*"):
-            child = node.children.get(word)
-            if child is not None:
-                yield from self._walk(child, words, at + 1, seen)
+
+def _reach(node: _Node[T] | None, reached: dict[_Node[T], None]) -> None:
+    # A '#' behind it is reached too, since that may stand for no word.
+    while node is not None and node not in reached:
+        reached[node] = None
+        node = node.children.get(b"#")

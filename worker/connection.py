@@ -1,48 +1,42 @@
 """One client connection: its transport, its outbox, its deadlines, and how it ends.
 
 Reading goes to `worker.ingest`, commands to `worker.commands`. What is written goes straight to the transport while
-that keeps up, else to the outbox (`backlog`), which is bounded by the slow-consumer policy of each destination.
+that keeps up, else to the outbox (`worker.outbox`).
 """
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import deque
 from typing import TYPE_CHECKING, cast
 
 from common.codec import encode, encode_headers
 from common.errors import CloseReason, ErrorCode, StompError
-from common.frame import CLIENT_COMMANDS, Frame
+from common.frame import Frame
 from common.negotiation import HeartBeat, Version
+from common.refusal import error_frame
+from worker.outbox import NEVER, Outbox
 from worker.receipts import Ticket, hold
 from worker.transactions import Transactions
 
 if TYPE_CHECKING:
     from worker.core import Core
-    from worker.router import Delivery, Subscription
+    from worker.router import Subscription
     from worker.settings import ListenerSettings
 
 __all__ = ["Connection"]
-
-_CHUNK = 256 << 10
-_RECEIPT = re.compile(rb"\nreceipt:([^\r\n]*)")
-_NEVER = float("inf")
 
 
 class Connection(asyncio.Protocol):
     """Thousands of these stand idle, so each attribute counts; see `ops/bench` for the bytes of one."""
 
     __slots__ = (
-        "backlog",
-        "backlog_bytes",
         "beat_every",
-        "blocking",
         "closing",
-        "congested",
         "core",
         "crlf",
         "deadline",
+        "deaf",
         "dropped",
         "due",
         "failed",
@@ -50,6 +44,7 @@ class Connection(asyncio.Protocol):
         "listener",
         "next_beat",
         "number",
+        "outbox",
         "partial",
         "partial_size",
         "partial_wanted",
@@ -58,7 +53,6 @@ class Connection(asyncio.Protocol):
         "reason",
         "receipts",
         "silence",
-        "stalled",
         "subscriptions",
         "tracked",
         "transactions",
@@ -77,6 +71,7 @@ class Connection(asyncio.Protocol):
         self.partial_wanted = 0
         self.crlf = False
         self.closing = False
+        self.deaf = False
         self.failed = False
         self.peer_eof = False
         self.reason: CloseReason | None = None
@@ -84,18 +79,14 @@ class Connection(asyncio.Protocol):
         self.tracked: dict[int, Subscription] = {}
         self.transactions: Transactions | None = None
         self.receipts: deque[Ticket] | None = None
-        self.backlog: deque[bytes] | None = None
-        self.backlog_bytes = 0
-        self.congested = False
-        self.blocking: set[bytes] | None = None
-        self.stalled = _NEVER
+        self.outbox: Outbox | None = None
         self.dropped = 0
         self.paused_on: set[bytes] | None = None
         self.deadline = 0.0
-        self.due = _NEVER
+        self.due = NEVER
         self.last_read = 0.0
         self.beat_every = 0.0
-        self.next_beat = _NEVER
+        self.next_beat = NEVER
         self.silence = 0.0
 
     @property
@@ -116,7 +107,7 @@ class Connection(asyncio.Protocol):
             self.core.wake_at(self, self.deadline)
 
     def data_received(self, data: bytes) -> None:
-        if self.closing:
+        if self.deaf:
             return
         if self.silence:
             self.last_read = self.core.now()
@@ -124,43 +115,27 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.peer_eof = True
-        if self.closing and self.backlog is None:
+        if self.closing and self.outbox is None:
             return False
         self.disconnect(None, CloseReason.CLIENT_CLOSED)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closing:
-            self.closing = True
+            self.closing = self.deaf = True
             self.reason = CloseReason.CLIENT_CLOSED if error is None else CloseReason.CONNECTION_LOST
             self._leave()
         self.core.closed(self)
 
     def pause_writing(self) -> None:
-        self.congested = True
-        if self.backlog is None:
-            self.backlog = deque()
+        if self.outbox is None:
+            self.outbox = Outbox(self)
+        else:
+            self.outbox.congested = True
 
     def resume_writing(self) -> None:
-        self.congested = False
-        backlog = self.backlog
-        if backlog is None:
-            return
-        while backlog:
-            chunks = []
-            size = 0
-            while backlog and size < _CHUNK:
-                chunk = backlog.popleft()
-                chunks.append(chunk)
-                size += len(chunk)
-            self.backlog_bytes -= size
-            self.transport.write(chunks[0] if len(chunks) == 1 else b"".join(chunks))
-            if self.congested:
-                break
-        if self.blocking is not None and self.backlog_bytes <= self.core.settings.outbox_low:
-            self._unblock()
-        if not self.congested:
-            self.backlog = None
+        if self.outbox is not None and self.outbox.drain():
+            self.outbox = None
             if self.closing:
                 self._half_close()
 
@@ -195,7 +170,7 @@ class Connection(asyncio.Protocol):
         self.version = version
         listener = self.listener
         now = self.core.now()
-        self.deadline = _NEVER
+        self.deadline = NEVER
         if beats.to_client:
             self.beat_every = min(beats.to_client / 1000, listener.slowest_beat) * listener.send_factor
             self.next_beat = now + self.beat_every
@@ -208,42 +183,14 @@ class Connection(asyncio.Protocol):
     # --- writing
 
     def send(self, data: bytes) -> None:
-        """Write frames that answer this client's own; a client that never reads its answers is not read from."""
-        backlog = self.backlog
-        if backlog is None:
+        """Write frames that answer this client's own."""
+        if self.outbox is None:
             self.transport.write(data)
-            return
-        backlog.append(data)
-        self.backlog_bytes += len(data)
-        if self.backlog_bytes > self.core.settings.outbox_high and not self.closing:
-            self._block(b"\0%d" % self.number)
+        else:
+            self.outbox.push(data)
 
     def send_frame(self, command: str, headers: list[tuple[str, str]], body: bytes = b"") -> None:
         self.send(encode(Frame(command, headers, body), Version.V1_2 if self.version is None else self.version))
-
-    def enqueue(self, blob: bytes, delivery: Delivery) -> None:
-        """Take a batch while the transport does not keep up, as the destination's slow-consumer policy says."""
-        backlog = self.backlog
-        if backlog is None or self.reason is not None:
-            return
-        settings = self.core.settings
-        size = self.backlog_bytes + len(blob)
-        if size > settings.outbox_high and backlog:
-            if delivery.policy == "drop":
-                if not self.dropped:
-                    self.core.log_slow(self, delivery)
-                self.dropped += delivery.count
-                self.core.dropped += delivery.count
-                return
-            if delivery.policy == "disconnect":
-                self._give_up(f"more than {settings.outbox_high} bytes were waiting (outbox.high_bytes)")
-                return
-            if size > settings.outbox_max:
-                self._give_up(f"more than {settings.outbox_max} bytes were waiting (outbox.max_bytes)")
-                return
-            self._block(delivery.destination)
-        backlog.append(blob)
-        self.backlog_bytes = size
 
     def receipt(self, receipt: str) -> None:
         """Answer a RECEIPT, after those that were asked for before."""
@@ -265,35 +212,14 @@ class Connection(asyncio.Protocol):
         if not self.closing and self.version is not None:
             self.send(b"RECEIPT\n%b\n\0" % encode_headers((("receipt-id", receipt),), self.version))
 
-    # --- outbox over its mark
+    # --- a client that does not keep up
 
-    def _block(self, destination: bytes) -> None:
-        if self.blocking is None:
-            self.blocking = set()
-            self.stalled = self.core.now() + self.core.settings.block_timeout
-            self.core.wake_at(self, self.stalled)
-        if destination not in self.blocking:
-            self.blocking.add(destination)
-            self.core.block(destination, self)
-
-    def _unblock(self) -> None:
-        blocking, self.blocking = self.blocking, None
-        self.stalled = _NEVER
-        for destination in blocking or ():
-            self.core.unblock(destination, self)
-
-    def _give_up(self, why: str) -> None:
-        # Not now: the router is in the middle of its subscribers.
-        self.reason = CloseReason.SLOW_CONSUMER
-        self.core.soon(lambda: self._disconnect_slow(why))
-
-    def _disconnect_slow(self, why: str) -> None:
+    def disconnect_slow(self, why: str) -> None:
+        """Give this client up: what waits for it is dropped, and the ERROR says so when it reads again."""
         if self.closing:
             return
-        # What waits here can only be cut at the end of a frame, so the client still gets whole frames, then the ERROR.
-        if self.backlog is not None:
-            self.backlog.clear()
-            self.backlog_bytes = 0
+        if self.outbox is not None:
+            self.outbox.clear()
         self.fail(
             StompError(ErrorCode.SLOW_CONSUMER, "consumer too slow", f"{why}; what was waiting is lost to this client"),
             CloseReason.SLOW_CONSUMER,
@@ -307,7 +233,7 @@ class Connection(asyncio.Protocol):
             "too many unacknowledged messages",
             f"subscription {subscription.id!r} has {limit} unacknowledged, which is the limit (limits.unacknowledged)",
         )
-        self.core.soon(lambda: self.fail(error, CloseReason.SLOW_CONSUMER))
+        self.core.soon(self.fail, error, CloseReason.SLOW_CONSUMER)
 
     # --- transactions
 
@@ -326,7 +252,7 @@ class Connection(asyncio.Protocol):
         if self.deadline <= now:
             if self.closing:
                 self.transport.abort()
-                return _NEVER
+                return NEVER
             timeout = self.listener.connect_timeout
             self.fail(
                 StompError(
@@ -336,9 +262,9 @@ class Connection(asyncio.Protocol):
                 ),
                 CloseReason.CONNECT_TIMEOUT,
             )
-        elif self.stalled <= now:
+        elif self.outbox is not None and self.outbox.deadline <= now:
             timeout = self.core.settings.block_timeout
-            self._disconnect_slow(f"publishers stood still for {timeout:g} seconds (outbox.block_timeout)")
+            self.disconnect_slow(f"publishers stood still for {timeout:g} seconds (outbox.block_timeout)")
         elif self.silence and self.paused_on is None and self.last_read + self.silence <= now:
             self.fail(
                 StompError(
@@ -352,17 +278,18 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return self.deadline
         if self.next_beat <= now:
-            # A backlog is data on its way; an EOL behind it would come no sooner.
-            if self.backlog is None:
+            # What is in the outbox is data on its way; an EOL behind it would come no sooner.
+            if self.outbox is None:
                 self.transport.write(b"\n")
             self.next_beat = now + self.beat_every
         if not self.silence:
-            heard_by = _NEVER
+            heard_by = NEVER
         elif self.paused_on is not None:
             heard_by = now + self.silence
         else:
             heard_by = self.last_read + self.silence
-        return min(self.deadline, self.stalled, self.next_beat, heard_by)
+        stalled = NEVER if self.outbox is None else self.outbox.deadline
+        return min(self.deadline, stalled, self.next_beat, heard_by)
 
     # --- the end
 
@@ -371,23 +298,9 @@ class Connection(asyncio.Protocol):
         if self.closing:
             return
         self.failed = True
-        headers = [("message", error.message), ("error-code", error.code.value), *error.headers]
-        line, _, _ = head.partition(b"\n")
-        command = line.removesuffix(b"\r").decode(errors="replace")
-        if command in CLIENT_COMMANDS:
-            headers.append(("frame", command))
-            receipt = _RECEIPT.search(head.partition(b"\n\n")[0])
-            if receipt is not None and command not in ("CONNECT", "STOMP"):
-                # As it was sent: the same bytes back, whatever they are worth.
-                headers.append(("receipt-id", "\0"))
-        body = error.detail.encode()
-        headers += [("content-type", "text/plain"), ("content-length", str(len(body)))]
         version = Version.V1_2 if self.version is None else self.version
-        frame = encode(Frame("ERROR", headers, body), version)
-        if headers[-3] == ("receipt-id", "\0") and receipt is not None:
-            frame = frame.replace(b"\nreceipt-id:\n", b"\nreceipt-id:%b\n" % receipt[1], 1)
         self.core.log_failed(self, reason, error)
-        self._finish(reason, frame)
+        self._finish(reason, error_frame(error, head, version))
 
     def disconnect(self, receipt: str | None, reason: CloseReason) -> None:
         """End in good order: after the RECEIPTs still held, and after `receipt` if one was asked for."""
@@ -398,23 +311,22 @@ class Connection(asyncio.Protocol):
                     self._send_receipt(receipt)
                 self._finish(reason, b"")
 
+        # No frame counts after DISCONNECT (1.2 section DISCONNECT), also while its RECEIPT has to wait.
+        self.deaf = True
         if self.receipts:
             self._hold(end).release()
-            if not self.closing:
-                self.transport.pause_reading()
         else:
             end()
 
     def _finish(self, reason: CloseReason, last: bytes) -> None:
-        self.closing = True
+        self.closing = self.deaf = True
         self.reason = reason
         self._leave()
         if last:
             self.send(last)
         self.deadline = self.core.now() + self.core.settings.linger
-        self.stalled = _NEVER
         self.core.wake_at(self, self.deadline)
-        if self.backlog is None:
+        if self.outbox is None:
             self._half_close()
 
     def _half_close(self) -> None:
@@ -433,8 +345,8 @@ class Connection(asyncio.Protocol):
         self.tracked = {}
         self.transactions = None
         self.partial = None
-        if self.blocking is not None:
-            self._unblock()
+        if self.outbox is not None:
+            self.outbox.unblock()
         if self.paused_on is not None:
             self.core.flow.forget(self, self.paused_on)
             self.paused_on = None

@@ -61,6 +61,7 @@ class Core:
         self.connections: set[Connection] = set()
         self.draining = False
         self.accepted = 0
+        self.messages_in = 0
         self.dropped = 0
         self.close_reasons: Counter[CloseReason] = Counter()
         self.on_idle: Callable[[], None] | None = None
@@ -145,6 +146,7 @@ class Core:
         deliver = self.router.deliver
         backplane = self.backplane
         for destination, batch in batches.items():
+            self.messages_in += len(batch.items)
             deliver(destination, batch)
             if backplane.interested(destination):
                 backplane.publish(destination, batch)
@@ -165,8 +167,9 @@ class Core:
 
     # --- back-pressure
 
-    def block(self, destination: bytes, connection: Connection) -> None:
-        """`connection` cannot take what is sent to `destination`; its own answers block only itself."""
+    def block(self, destination: bytes, connection: Connection, waiting: int) -> None:
+        """`connection`, with `waiting` bytes in its outbox, cannot take what is sent to `destination`. A name that
+        starts with NUL stands for the answers to its own frames, which hold up nobody else."""
         own = destination.startswith(b"\0")
         self.flow.block(destination, connection, local=not own)
         if own:
@@ -176,7 +179,7 @@ class Core:
                 Event.SUBSCRIBER_SLOW,
                 session=connection.session,
                 destination=destination.decode(errors="replace"),
-                waiting_bytes=connection.backlog_bytes,
+                waiting_bytes=waiting,
             )
 
     def unblock(self, destination: bytes, connection: Connection) -> None:
@@ -215,12 +218,12 @@ class Core:
 
     # --- what the operator sees
 
-    def log_slow(self, connection: Connection, delivery: Delivery) -> None:
+    def log_dropping(self, connection: Connection, delivery: Delivery, waiting: int) -> None:
         self.log.warning(
             Event.SUBSCRIBER_DROPPING,
             session=connection.session,
             destination=delivery.destination.decode(errors="replace"),
-            waiting_bytes=connection.backlog_bytes,
+            waiting_bytes=waiting,
         )
 
     def log_failed(self, connection: Connection, reason: CloseReason, error: StompError) -> None:
@@ -245,7 +248,7 @@ class Core:
             "connections": len(self.connections),
             "accepted": self.accepted,
             "subscriptions": self.router.subscriptions,
-            "messages_in": self.ingest.messages,
+            "messages_in": self.messages_in,
             "messages_out": self.router.delivered,
             "dropped": self.dropped,
             **{f"closed_{reason.value.replace('-', '_')}": count for reason, count in self.close_reasons.items()},

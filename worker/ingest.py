@@ -124,7 +124,6 @@ class Ingest:
         self._limits = limits
         self._login_limits = login_limits
         self._caches = tuple(RouteCache(each, limits, destination_bytes, cache_bytes // 3) for each in Version)
-        self.messages = 0
 
     def read(self, connection: Connection, data: bytes) -> None:
         """Take one read. Never raises StompError: a fault is answered by `Handlers.refuse`."""
@@ -148,7 +147,6 @@ class Ingest:
 
     def _flush(self, connection: Connection, assembly: Assembly, receipts: list[str]) -> None:
         if assembly.batches:
-            self.messages += assembly.count
             self._handlers.dispatch(connection, assembly.batches)
             # Ids must not repeat should more of this read follow; the batches are the receivers' from here on.
             assembly.batches = {}
@@ -199,7 +197,7 @@ class Ingest:
                             key = key[: match.end()]
                     if cache is None or not key.startswith((b"SEND\n", b"SEND\r\n")):
                         done = self._command(connection, data, pos, body_at, assembly, receipts)
-                        if done < 0 or connection.closing:
+                        if done < 0 or connection.deaf:
                             return
                         pos = done
                         cache, known = self._cache_of(connection)

@@ -166,10 +166,10 @@ class Router:
                 members = group.members
                 delivered += len(members)
                 for connection in members:
-                    if connection.backlog is None:
+                    if connection.outbox is None:
                         connection.transport.write(blob)
                     else:
-                        connection.enqueue(blob, delivery)
+                        connection.outbox.offer(blob, delivery)
             for subscription in entry.tracked:
                 self._deliver_tracked(subscription, batch, delivery)
                 delivered += 1
@@ -198,10 +198,10 @@ class Router:
             for item in items:
                 unacknowledged.add(prefix + item.split(b"\n", 1)[0])
             blob = start + start.join(items)
-        if connection.backlog is None:
+        if connection.outbox is None:
             connection.transport.write(blob)
         else:
-            connection.enqueue(blob, delivery)
+            connection.outbox.offer(blob, delivery)
 
     def _match(self, destination: bytes) -> tuple[tuple[Entry, ...], str]:
         if len(self._matches) >= _MAX_MATCHES:
