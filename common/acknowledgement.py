@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import deque
 from enum import IntEnum
 
 from common.errors import ErrorCode, StompError
 
-__all__ = ["AckMode", "Unacknowledged"]
+__all__ = ["AckMode", "Settled", "Unacknowledged"]
+
+Settled = list[tuple[int, bytes]]
+"""What one ACK or NACK took out, oldest first: each id with its place in the order of deliveries."""
 
 
 class AckMode(IntEnum):
@@ -44,43 +48,46 @@ class Unacknowledged:
     `restore` when the transaction aborts.
     """
 
-    __slots__ = ("_cumulative", "_pending")
+    __slots__ = ("_delivered", "_order", "_places")
 
     def __init__(self, mode: AckMode) -> None:
-        self._cumulative = mode is AckMode.CLIENT
-        self._pending: dict[bytes, None] = {}
+        self._delivered = 0
+        self._places: dict[bytes, int] = {}
+        # Only `client` mode asks for the oldest; a dict would walk over every id taken out before to find it.
+        self._order: deque[bytes] | None = deque() if mode is AckMode.CLIENT else None
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._places)
 
     def __contains__(self, message_id: bytes) -> bool:
-        return message_id in self._pending
+        return message_id in self._places
 
     def add(self, message_id: bytes) -> None:
-        self._pending[message_id] = None
+        """`message_id`, never added before, was delivered."""
+        self._delivered += 1
+        self._places[message_id] = self._delivered
+        if self._order is not None:
+            self._order.append(message_id)
 
-    def settle(self, message_id: bytes) -> list[bytes]:
-        """Take out `message_id`, in `client` mode with all delivered before it; returns what was settled, oldest
-        first, which is nothing if the id is not pending."""
-        pending = self._pending
-        if message_id not in pending:
+    def settle(self, message_id: bytes) -> Settled:
+        """Take out `message_id`, in `client` mode with all delivered before it; returns what was settled, which is
+        nothing if the id is not pending."""
+        places, order = self._places, self._order
+        if message_id not in places:
             return []
-        if not self._cumulative:
-            del pending[message_id]
-            return [message_id]
-        settled = []
-        for pending_id in pending:
-            settled.append(pending_id)
-            if pending_id == message_id:
-                break
-        for pending_id in settled:
-            del pending[pending_id]
+        if order is None:
+            return [(places.pop(message_id), message_id)]
+        settled: Settled = []
+        while message_id in places:
+            oldest = order.popleft()
+            settled.append((places.pop(oldest), oldest))
         return settled
 
-    def restore(self, message_ids: list[bytes]) -> None:
-        """Put settled ids back where they were: before everything delivered after them."""
-        back = dict.fromkeys(message_ids)
-        # What is pending now and older than the restored ones cannot be told apart by age any more once it was
-        # skipped over by an individual ACK; only `client-individual` can skip, and there order has no meaning.
-        back.update(self._pending)
-        self._pending = back
+    def restore(self, settled: Settled) -> None:
+        """Put settled ids back where they were in the order, whatever was settled or delivered since."""
+        places = self._places
+        for place, message_id in settled:
+            places[message_id] = place
+        if self._order is not None:
+            self._order.extend(message_id for _, message_id in settled)
+            self._order = deque(sorted(self._order, key=places.__getitem__))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from common.acknowledgement import Settled
 from common.errors import ErrorCode, StompError
 from worker.routes import Route
 
@@ -20,14 +21,14 @@ class Transaction:
 
     def __init__(self) -> None:
         self.sends: list[tuple[Route, bytes]] = []
-        self.settled: list[tuple[Subscription, list[bytes]]] = []
+        self.settled: list[tuple[Subscription, Settled]] = []
         self.size = 0
 
     def restore(self) -> None:
-        """Make every settlement undone, the latest first, so that each finds its old place."""
-        for subscription, message_ids in reversed(self.settled):
+        """Make every settlement undone."""
+        for subscription, settled in self.settled:
             if subscription.unacknowledged is not None:
-                subscription.unacknowledged.restore(message_ids)
+                subscription.unacknowledged.restore(settled)
 
 
 class Transactions:
@@ -69,11 +70,11 @@ class Transactions:
         self._grow(transaction, len(route.tail) + len(body))
         transaction.sends.append((route, body))
 
-    def add_settlement(self, name: str, subscription: Subscription, message_ids: list[bytes]) -> None:
+    def add_settlement(self, name: str, subscription: Subscription, settled: Settled) -> None:
         """Raises as `add_send` does; what was settled is then for the caller to restore."""
         transaction = self._get(name)
-        self._grow(transaction, sum(map(len, message_ids)))
-        transaction.settled.append((subscription, message_ids))
+        self._grow(transaction, sum(len(message_id) for _, message_id in settled))
+        transaction.settled.append((subscription, settled))
 
     def require(self, name: str) -> None:
         """Raise StompError `unknown-transaction` unless `name` is open."""
