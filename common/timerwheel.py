@@ -25,6 +25,9 @@ class TimerWheel(Generic[T]):
     def add(self, when: float, thing: T) -> float:
         """File `thing` under time `when` (seconds); returns the time of its bucket."""
         number = ceil(when / self._tick)
+        if number * self._tick < when:
+            # The division was rounded down to a whole number, just below `when`.
+            number += 1
         bucket = self._buckets.get(number)
         if bucket is None:
             self._buckets[number] = [thing]
