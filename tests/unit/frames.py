@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import strategies as st
 
 __all__ = ["BODIES", "COMMANDS", "EOLS", "NAMES", "PIECES", "VALUES", "cut", "streams"]
@@ -43,7 +45,7 @@ PIECES = st.lists(
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """`data` cut at `places`, each taken modulo its length."""
     marks = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(marks, marks[1:], strict=False)] or [data]
+    return [data[start:end] for start, end in pairwise(marks)] or [data]
 
 
 def _line(name: str, value: str, eol: bytes) -> bytes:
