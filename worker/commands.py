@@ -58,7 +58,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     destination = name.encode()
     check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
     mode = AckMode.parse(frame.get("ack"))
-    id = frame.get("id")
+    id = frame.get("id") or None
     version = _version(connection)
     if id is None and version is not Version.V1_0:
         _required(frame, "id")
@@ -97,7 +97,7 @@ def _key_shown(key: str) -> str:
 
 
 def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
-    id = frame.get("id")
+    id = frame.get("id") or None
     if id is None and _version(connection) is Version.V1_0:
         destination = _required(frame, "destination")
         key = f"\0{destination}"
@@ -210,8 +210,9 @@ def _disconnect(core: Core, connection: Connection, frame: Frame) -> None:
 
 
 def _required(frame: Frame, header: str) -> str:
+    """The value of a mandatory header; raises StompError `missing-header` if it is absent or empty."""
     value = frame.get(header)
-    if value is None or (value == "" and header in ("destination", "transaction")):
+    if not value:
         raise StompError(
             ErrorCode.MISSING_HEADER,
             f"{frame.command} without {header}",
