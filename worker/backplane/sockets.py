@@ -29,6 +29,9 @@ TURN_BYTES = 1 << 20
 """Read from the siblings per loop turn, so that clients have theirs."""
 TURN_NOTIFICATIONS = 1000
 QUEUED_CONNECTIONS = 256
+LAST_WORDS = 100
+"""Milliseconds `close` waits for ZeroMQ to hand the kernel what was sent: the confirmation a sibling waits
+for may be among it. With no full link it takes none of them."""
 
 
 class Sockets:
@@ -67,8 +70,9 @@ class Sockets:
         self._sub: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         self._sub.set(zmq.RCVHWM, high_water_mark)
         self._sub.set(zmq.SNDHWM, 0)  # a subscription over the mark would be lost
+        self._sub.set(zmq.LINGER, 0)
+        self._xpub.set(zmq.LINGER, LAST_WORDS)
         for socket in (self._xpub, self._sub):
-            socket.set(zmq.LINGER, 0)
             # After the default 30 s a connection to a stopped sibling would be made anew, and all
             # subscriptions sent again in no useful order. Whether a sibling lives is for the front to say,
             # not for a timeout here.
