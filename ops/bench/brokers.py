@@ -122,7 +122,7 @@ class Stampede(Broker):
             version = tomllib.load(stream)["project"]["version"]
         revision = _first_line("git", "-C", str(_ROOT), "describe", "--always", "--dirty")
         python = _first_line(str(_ROOT / ".venv/bin/python"), "--version")
-        return f"stampede {version} ({revision}, {python}, {self.workers} workers)"
+        return f"stampede {version} ({revision}, {python}, {self.workers} worker{'s' * (self.workers > 1)})"
 
     def launch(self, tree: ProcessTree, base: Path) -> None:
         program = _ROOT / ".venv/bin/stampede"

@@ -105,15 +105,17 @@ class Throughput(Scenario):
         return metrics, samples
 
     def _size(self, broker: Broker, seconds: float, uniq: bool) -> int:
-        messages = max(20, 20_000 // self._deliveries())
+        # Names differ from run to run, so less than two turns through all destinations would measure first sights only.
+        least = max(20, 2 * self.dests)
+        messages = max(least, 20_000 // self._deliveries())
         fitting = 0
         for _ in range(10):
             took = self._run(broker, messages, uniq)[0]["seconds"]
             factor = seconds / max(took, 0.001)
-            messages = max(20, min(int(messages * min(factor, 10)), 20_000_000))
+            messages = max(least, min(int(messages * min(factor, 10)), 20_000_000))
             # Twice, because a just-in-time compiler makes the first full-sized run a slow one.
             fitting += factor < 1.5
-            if fitting == 2:
+            if fitting == 2 or took > 10 * seconds:
                 break
         return messages
 
