@@ -250,8 +250,7 @@ class Broker:
     def check_log(self) -> None:
         """`BrokerFailed` when the log holds an internal error or a traceback not reported before."""
         with self._changed:
-            found = [event for event in self._events if event.get("event") == "internal.error"]
-            found += [event for event in self._events if "Traceback" in json.dumps(event)]
+            found = [e for e in self._events if e.get("event") == "internal.error" or "Traceback" in json.dumps(e)]
             bad: list[object] = [event for event in found if id(event) not in self._excused]
             self._excused |= {id(event) for event in found}
             traces = [i for i, line in enumerate(self._noise) if "Traceback" in line and -i - 1 not in self._excused]

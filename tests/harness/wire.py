@@ -80,7 +80,7 @@ def encode(command: str, headers: Headers = (), body: bytes = b"", *, version: s
 
 def _unescape(text: str, version: str, raw: bytes) -> str:
     table = {written: plain for plain, written in _ESCAPES[version].items()}
-    if not table:
+    if not table or "\\" not in text:
         return text
     out: list[str] = []
     position = 0

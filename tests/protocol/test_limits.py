@@ -200,11 +200,10 @@ def test_subscriptions(session: Wire) -> None:
     refused(session, encode("SUBSCRIBE", [TOPIC, ("id", "4")]), "too-many-subscriptions", "subscriptions")
 
 
-@ALL
-@pytest.mark.parametrize("mode", ["client", "client-individual"])
+@pytest.mark.parametrize(
+    ("version", "mode"), [(v, "client") for v in VERSIONS] + [(v, "client-individual") for v in VERSIONS[1:]]
+)
 def test_unacknowledged_messages(session: Wire, mode: str) -> None:
-    if (session.version, mode) == ("1.0", "client-individual"):
-        pytest.skip("1.0 does not have that mode")
     session.subscribe("/topic/l", ack=mode)
     session.send(encode("SEND", [TOPIC]) * 5)
     messages = session.read_many(5)

@@ -121,6 +121,7 @@ class TestDisconnect:
         wire.frame("DISCONNECT", [("receipt", "bye")])
         wire.expect("RECEIPT", receipt_id="bye")
         wire.expect_closed()
+        wire.close()
         assert broker.wait_event("connection.closed", session=wire.session)["reason"] == "disconnect"
 
     @pytest.mark.statement(98)
