@@ -20,7 +20,7 @@ from worker.commands import COMMANDS
 from worker.connection import Connection
 from worker.flow import FlowControl
 from worker.ingest import Ingest, MessageIds
-from worker.router import Delivery, Router
+from worker.router import Gathered, Router
 from worker.routes import Route
 from worker.settings import Settings
 
@@ -64,6 +64,7 @@ class Core:
         self.messages_in = 0
         self.dropped = 0
         self.close_reasons: Counter[CloseReason] = Counter()
+        self._from_siblings: Gathered = {}
         self.on_idle: Callable[[], None] | None = None
         self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
         self._timer: asyncio.TimerHandle | None = None
@@ -145,11 +146,15 @@ class Core:
     def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
         deliver = self.router.deliver
         backplane = self.backplane
+        # One destination needs no gathering: what it writes to a connection is one piece already.
+        gathered: Gathered | None = None if len(batches) == 1 else {}
         for destination, batch in batches.items():
             self.messages_in += len(batch.items)
-            deliver(destination, batch)
+            deliver(destination, batch, gathered)
             if backplane.interested(destination):
                 backplane.publish(destination, batch)
+        if gathered:
+            _write_out(gathered)
         if self.flow.blocked:
             self.flow.pause_for(connection, batches)
 
@@ -191,7 +196,10 @@ class Core:
     # --- the backplane's events
 
     def on_batch(self, destination: bytes, batch: Batch) -> None:
-        self.router.deliver(destination, batch)
+        self.router.deliver(destination, batch, self._from_siblings)
+
+    def on_round_end(self) -> None:
+        _write_out(self._from_siblings)
 
     def on_message(self, slot: int, message: Any) -> None:
         match message:
@@ -218,11 +226,11 @@ class Core:
 
     # --- what the operator sees
 
-    def log_dropping(self, connection: Connection, delivery: Delivery, waiting: int) -> None:
+    def log_dropping(self, connection: Connection, destination: bytes, waiting: int) -> None:
         self.log.warning(
             Event.SUBSCRIBER_DROPPING,
             session=connection.session,
-            destination=delivery.destination.decode(errors="replace"),
+            destination=destination.decode(errors="replace"),
             waiting_bytes=waiting,
         )
 
@@ -253,6 +261,13 @@ class Core:
             "dropped": self.dropped,
             **{f"closed_{reason.value.replace('-', '_')}": count for reason, count in self.close_reasons.items()},
         }
+
+
+def _write_out(gathered: Gathered) -> None:
+    for connection, blobs in gathered.items():
+        if not connection.closing:
+            connection.transport.write(blobs[0] if len(blobs) == 1 else b"".join(blobs))
+    gathered.clear()
 
 
 def _shutting_down() -> StompError:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from worker.connection import Connection
-    from worker.router import Delivery
 
 __all__ = ["NEVER", "Outbox"]
 
@@ -43,27 +42,27 @@ class Outbox:
         if self.size > connection.core.settings.outbox_high and not connection.closing:
             self._block(b"\0%d" % connection.number)
 
-    def offer(self, blob: bytes, delivery: Delivery) -> None:
-        """Take a batch, or do as the policy of its destination says."""
+    def offer(self, blob: bytes, destination: bytes, count: int, policy: str) -> None:
+        """Take a batch of `count` messages, or do as the slow-consumer `policy` of its destination says."""
         if self._given_up:
             return
         connection = self._connection
         settings = connection.core.settings
         size = self.size + len(blob)
         if size > settings.outbox_high and self._chunks:
-            if delivery.policy == "drop":
+            if policy == "drop":
                 if not connection.dropped:
-                    connection.core.log_dropping(connection, delivery, self.size)
-                connection.dropped += delivery.count
-                connection.core.dropped += delivery.count
+                    connection.core.log_dropping(connection, destination, self.size)
+                connection.dropped += count
+                connection.core.dropped += count
                 return
-            if delivery.policy == "disconnect":
+            if policy == "disconnect":
                 self._give_up(f"more than {settings.outbox_high} bytes were waiting (outbox.high_bytes)")
                 return
             if size > settings.outbox_max:
                 self._give_up(f"more than {settings.outbox_max} bytes were waiting (outbox.max_bytes)")
                 return
-            self._block(delivery.destination)
+            self._block(destination)
         self._chunks.append(blob)
         self.size = size
 

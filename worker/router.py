@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.receipts import Ticket
 
-__all__ = ["Delivery", "Entry", "Router", "Subscription"]
+__all__ = ["Entry", "Gathered", "Router", "Subscription"]
 
 _MAX_MATCHES = 65536
 """Destinations whose matching entries are remembered; beyond, all are forgotten and found again as they come."""
@@ -65,15 +65,8 @@ class Entry:
         self.waiting: list[Ticket] = []
 
 
-class Delivery:
-    """What a full outbox needs to know about the batch that did not fit."""
-
-    __slots__ = ("count", "destination", "policy")
-
-    def __init__(self, destination: bytes, count: int, policy: str) -> None:
-        self.destination = destination
-        self.count = count
-        self.policy = policy
+Gathered = dict["Connection", list[bytes]]
+"""What is to be written to each connection once all batches of a round are in: one write, not one per batch."""
 
 
 class Router:
@@ -144,19 +137,16 @@ class Router:
             self._backplane.unsubscribe(entry.name)
         return True
 
-    def deliver(self, destination: bytes, batch: Batch) -> None:
-        """Fan `batch` out to this worker's subscribers."""
+    def deliver(self, destination: bytes, batch: Batch, gathered: Gathered | None = None) -> None:
+        """Fan `batch` out to this worker's subscribers, now or by way of `gathered`."""
         match = self._matches.get(destination)
         if match is None:
             match = self._match(destination)
         entries, policy = match
-        if not entries:
-            return
         prefix = batch.id_prefix
         items = batch.items
+        count = len(items)
         by_version = batch.by_version
-        delivery = Delivery(destination, len(items), policy)
-        delivered = 0
         for entry in entries:
             for group in entry.groups.values():
                 if by_version is not None:
@@ -164,44 +154,50 @@ class Router:
                 start = group.head + prefix
                 blob = start + start.join(items)
                 members = group.members
-                delivered += len(members)
+                self.delivered += len(members) * count
                 for connection in members:
-                    if connection.outbox is None:
+                    if connection.outbox is not None:
+                        connection.outbox.offer(blob, destination, count, policy)
+                    elif gathered is None:
                         connection.transport.write(blob)
+                    elif connection in gathered:
+                        gathered[connection].append(blob)
                     else:
-                        connection.outbox.offer(blob, delivery)
+                        gathered[connection] = [blob]
             for subscription in entry.tracked:
-                self._deliver_tracked(subscription, batch, delivery)
-                delivered += 1
-        self.delivered += delivered * delivery.count
+                tracked = self._tracked_blob(subscription, batch)
+                connection = subscription.connection
+                self.delivered += count
+                if connection.outbox is not None:
+                    connection.outbox.offer(tracked, destination, count, policy)
+                elif gathered is None:
+                    connection.transport.write(tracked)
+                else:
+                    gathered.setdefault(connection, []).append(tracked)
 
-    def _deliver_tracked(self, subscription: Subscription, batch: Batch, delivery: Delivery) -> None:
+    def _tracked_blob(self, subscription: Subscription, batch: Batch) -> bytes:
+        """The frames of `batch` for a subscription that acknowledges; each is pending from now on."""
         connection = subscription.connection
         unacknowledged = subscription.unacknowledged
         if unacknowledged is None or connection.version is None:
-            return
+            return b""
         items = batch.items if batch.by_version is None else batch.by_version[connection.version]
         prefix = batch.id_prefix
         start = subscription.head + prefix
         if len(unacknowledged) + len(items) > self._max_unacknowledged:
             connection.too_many_unacknowledged(subscription)
-            return
-        if connection.version is Version.V1_2:
-            ack = b"\nack:%d-" % subscription.number + prefix
-            frames = []
-            for item in items:
-                number, rest = item.split(b"\n", 1)
-                unacknowledged.add(prefix + number)
-                frames.append(b"%b%b%b%b\n%b" % (start, number, ack, number, rest))
-            blob = b"".join(frames)
-        else:
+            return b""
+        if connection.version is not Version.V1_2:
             for item in items:
                 unacknowledged.add(prefix + item.split(b"\n", 1)[0])
-            blob = start + start.join(items)
-        if connection.outbox is None:
-            connection.transport.write(blob)
-        else:
-            connection.outbox.offer(blob, delivery)
+            return start + start.join(items)
+        ack = b"\nack:%d-" % subscription.number + prefix
+        frames = []
+        for item in items:
+            number, rest = item.split(b"\n", 1)
+            unacknowledged.add(prefix + number)
+            frames.append(b"%b%b%b%b\n%b" % (start, number, ack, number, rest))
+        return b"".join(frames)
 
     def _match(self, destination: bytes) -> tuple[tuple[Entry, ...], str]:
         if len(self._matches) >= _MAX_MATCHES:

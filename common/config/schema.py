@@ -323,10 +323,11 @@ class Cache(Section):
     """What workers remember to do work only once."""
 
     header_blocks_bytes: Annotated[int, Size(0, GIB)] = Field(
-        default=8 * MIB,
+        default=64 * MIB,
         description="Header blocks already parsed and checked, per worker. Publishers repeat theirs, and"
-        " finding one again costs a fraction of reading it. Bounded because headers that never repeat would"
-        " fill any memory; 0 turns it off.",
+        " finding one again costs a fraction of reading it. Only blocks seen twice are kept, about half a"
+        " kilobyte each, so the bound matters where publishers use tens of thousands of destinations. A third"
+        " of it for each protocol version; 0 turns it off.",
     )
 
 

@@ -8,7 +8,8 @@ Promises every implementation keeps (one contract suite runs over all of them):
   call;
 * a full link never loses a batch: it is kept, `on_blocked(destination)` is called once,
   `on_unblocked(destination)` when all that was kept for it has gone. Reading from siblings never stops;
-* callbacks come from the event loop, never from within a call into the backplane, and none after `close`.
+* callbacks come from the event loop, never from within a call into the backplane, and none after `close`; calls after
+  it do nothing.
 
 Destinations and prefixes hold no NUL, as no STOMP header does.
 """
@@ -58,6 +59,9 @@ class BackplaneEvents(Protocol):
 
     def on_batch(self, destination: bytes, batch: Batch) -> None:
         """A sibling published `batch` to a destination (or a prefix of one) subscribed to here."""
+
+    def on_round_end(self) -> None:
+        """What siblings had to say in this loop turn has been handed over, for now: a time to write it out."""
 
     def on_message(self, slot: int, message: Any) -> None:
         """A sibling sent `message` (any msgpack value) with `send` or `broadcast`."""

@@ -91,6 +91,8 @@ class Sender:
 
     def put(self, topic: bytes, element: bytes) -> None:
         """Send a packed `element` under `topic`, with the others of this turn."""
+        if self._closed:
+            return
         collected = self._collected.get(topic)
         if collected is None:
             self._collected[topic] = collected = Collected(element)

@@ -38,7 +38,7 @@ class Sockets:
     """An XPUB to publish on and a SUB to connect to siblings; both are made at once, read from `bind` on.
 
     `on_notification` gets what an XPUB reports (1 or 0, then the topic), `on_notified` follows each round
-    of them, `on_message` gets what a sibling published.
+    of them; `on_message` gets what a sibling published, `on_round_end` follows each round of that.
     """
 
     def __init__(
@@ -50,12 +50,14 @@ class Sockets:
         on_notification: Callable[[bytes], None],
         on_notified: Callable[[], None],
         on_message: Callable[[bytes], None],
+        on_round_end: Callable[[], None],
     ) -> None:
         self._loop = loop
         self._path = path
         self._on_notification = on_notification
         self._on_notified = on_notified
         self._on_message = on_message
+        self._on_round_end = on_round_end
         self._xpub_goes_on = False
         self._sub_goes_on = False
         self._bound = False
@@ -107,10 +109,12 @@ class Sockets:
         self._look_at_sub()
 
     def subscribe(self, topic: bytes) -> None:
-        self._sub.set(zmq.SUBSCRIBE, topic)
+        if not self._closed:
+            self._sub.set(zmq.SUBSCRIBE, topic)
 
     def unsubscribe(self, topic: bytes) -> None:
-        self._sub.set(zmq.UNSUBSCRIBE, topic)
+        if not self._closed:
+            self._sub.set(zmq.UNSUBSCRIBE, topic)
 
     def look_again(self) -> None:
         """To be called after sends."""
@@ -188,3 +192,5 @@ class Sockets:
             # Also when the owner raised: nothing else would wake us for what is left.
             if not exhausted:
                 self._look_at_sub()
+            if messages:
+                self._on_round_end()

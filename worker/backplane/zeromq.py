@@ -78,6 +78,7 @@ class ZmqBackplane:
             on_notification=self._take_notification,
             on_notified=self._notified,
             on_message=self._deliver,
+            on_round_end=events.on_round_end,
         )
         self._sockets.subscribe(wire.inbox(self._self))
         self._sender = Sender(
@@ -98,6 +99,8 @@ class ZmqBackplane:
     def set_roster(self, members: Sequence[Member]) -> None:
         """Every live worker, this one included: connect to those that are new, let go of those that are
         gone."""
+        if self._closed:
+            return
         roster = {Peer(member.slot, member.incarnation): member for member in members}
         roster.pop(self._self, None)
         self._has_roster = True
