@@ -32,8 +32,9 @@ _OWN_NAMES = frozenset(name.decode() for name in _OWN_LINES) - {"content-length"
 
 _ENTRY_BYTES = 400
 """About what an entry takes besides the block and the tail: the dict slot, the Route, its attributes."""
+_LINE_BYTES = 250
+"""About what a known header line takes besides its bytes."""
 _DOOR_BITS = 16
-_MAX_LINES = 8192
 
 
 class Route:
@@ -105,15 +106,28 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
 class RouteCache:
     """The routes of one protocol version. `young` may be read directly; a miss goes through `find`."""
 
-    __slots__ = ("_door", "_limits", "_lines", "_max_destination", "_old", "_room", "_version", "_young_bytes", "young")
+    __slots__ = (
+        "_door",
+        "_limits",
+        "_lines",
+        "_lines_bytes",
+        "_max_destination",
+        "_old",
+        "_room",
+        "_version",
+        "_young_bytes",
+        "young",
+    )
 
     def __init__(self, version: Version, limits: Limits, destination_bytes: int, max_bytes: int) -> None:
         self._version = version
         self._limits = limits
         self._max_destination = destination_bytes
-        self._room = max_bytes // 2
+        # Two generations, and the header lines with a quarter of one.
+        self._room = max_bytes * 4 // 9
         self._young_bytes = 0
         self._lines: dict[bytes, tuple[int, bytes]] = {}
+        self._lines_bytes = 0
         self._door = bytearray(1 << _DOOR_BITS)
         self._old: dict[bytes, Route] = {}
         self.young: dict[bytes, Route] = {}
@@ -206,16 +220,24 @@ class RouteCache:
             if not value.isdigit() or len(value) > 18 or int(value) > self._limits.body_bytes:
                 return None
         elif kind == _DESTINATION:
-            check_destination(value, self._max_destination, pattern_allowed=False)
+            try:
+                check_destination(value, self._max_destination, pattern_allowed=False)
+            except StompError:
+                # Only the first of several counts, and `parse_send` says so.
+                return None
         else:
             return kind, value
-        if len(self._lines) >= _MAX_LINES:
+        size = len(line) + len(value) + _LINE_BYTES
+        if self._lines_bytes + size > self._room // 4:
             self._lines.clear()
+            self._lines_bytes = 0
         self._lines[line] = kind, value
+        self._lines_bytes += size
         return kind, value
 
     def _remember(self, head: bytes, route: Route) -> None:
-        size = 2 * len(head) + _ENTRY_BYTES
+        tails = [route.tail] if route.simple or route.tails is None else route.tails
+        size = len(head) + len(route.destination) + sum(map(len, tails)) + _ENTRY_BYTES
         if self._young_bytes + size > self._room:
             if size > self._room:
                 return
