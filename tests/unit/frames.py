@@ -6,7 +6,10 @@ from itertools import pairwise
 
 from hypothesis import strategies as st
 
-__all__ = ["BODIES", "COMMANDS", "EOLS", "NAMES", "PIECES", "VALUES", "cut", "streams"]
+from common.frame import Frame
+from common.negotiation import Version
+
+__all__ = ["BODIES", "COMMANDS", "EOLS", "NAMES", "PIECES", "VALUES", "cut", "streams", "through"]
 
 _CHARACTERS = st.sampled_from([":", "\\", "\n", "\r", " ", "a", "c", "n", "r", "-", "7", "é", "€", "𝄞", "\x7f", "\t"])
 _TEXT = st.text(_CHARACTERS, max_size=8)
@@ -42,6 +45,30 @@ PIECES = st.lists(
 """What could almost be a stream of frames."""
 
 
+_UNSPEAKABLE = {Version.V1_0: "\r\n:\0", Version.V1_1: "\r\0", Version.V1_2: "\0"}
+_UNESCAPED = ("CONNECT", "STOMP", "CONNECTED")
+
+
+def through(frame: Frame, version: Version) -> Frame:
+    """`frame` after a way through `version`: the same, less what that version cannot say."""
+    rules = Version.V1_0 if frame.command in _UNESCAPED else version
+    kept = []
+    for name, value in frame.headers:
+        if any(char in name for char in _UNSPEAKABLE[rules]):
+            continue
+        value = value.replace("\0", "")
+        if rules is not Version.V1_2:
+            value = value.replace("\r", "")
+        if rules is Version.V1_0:
+            value = value.replace("\n", " ")
+        if version is Version.V1_0 and value.startswith(" "):
+            value = value[1:]
+        kept.append((name, value))
+    if frame.body:
+        kept.append(("content-length", str(len(frame.body))))
+    return Frame(frame.command, kept, frame.body)
+
+
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     """`data` cut at `places`, each taken modulo its length."""
     marks = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
@@ -70,6 +97,8 @@ def sends(draw: st.DrawFn, names: tuple[str, ...] = ("/topic/a", "/topic/b", "/t
             headers.insert(draw(st.integers(0, len(headers))), ("content-length", str(len(body))))
     if draw(st.integers(0, 3)) == 0:
         headers.insert(draw(st.integers(0, len(headers))), ("receipt", draw(_WRITTEN)))
+    if draw(st.integers(0, 7)) == 0:
+        headers.insert(draw(st.integers(0, len(headers))), ("transaction", "t"))
     lines = [_line(name, value, eol) for name, value in headers]
     return b"SEND" + eol + b"".join(lines) + eol + body + b"\0" + draw(EOLS)
 
