@@ -192,5 +192,5 @@ class Sockets:
             # Also when the owner raised: nothing else would wake us for what is left.
             if not exhausted:
                 self._look_at_sub()
-            if messages:
+            if messages and not self._closed:
                 self._on_round_end()
