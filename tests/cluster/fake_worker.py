@@ -62,7 +62,10 @@ def main() -> int:
                 with client:
                     client.sendall(f"{start.slot} {start.incarnation} {os.getpid()}\n".encode())
                 continue
-            data = control.recv(65536)
+            try:
+                data = control.recv(65536)
+            except ConnectionResetError:
+                data = b""  # The front died with an answer unread.
             if not data:
                 sys.stderr.write("control channel closed\n")
                 return 0
@@ -87,6 +90,8 @@ def main() -> int:
                         if mode == "mute" or start.slot not in [member[0] for member in members]:
                             continue
                         is_ready = True
+                        sys.stdout.write("a careless print\n")
+                        sys.stdout.flush()
                         for descriptor, _, _ in start.listeners:
                             selector.register(socket.socket(fileno=descriptor), selectors.EVENT_READ)
                         control.sendall(encode(Ready()))

@@ -84,10 +84,13 @@ def test_what_a_killed_broker_left_is_removed_and_nothing_else(short_tmp: Path) 
     for name in ("backup", "b0", "other"):
         (short_tmp / name).mkdir()
     endpoint(short_tmp / "somebody.sock")
+    (short_tmp / "b0123456789").mkdir()
     (short_tmp / "b11111111").symlink_to(precious)
     made = RuntimeDir(short_tmp, BOOT)
     names = {path.name for path in short_tmp.iterdir()}
-    assert names == {*("lock", made.path.name, "bffffffff", "backup", "b0", "other", "somebody.sock", "b11111111")}
+    assert names == {
+        *("lock", made.path.name, "bffffffff", "backup", "b0", "other", "somebody.sock", "b11111111", "b0123456789")
+    }
     assert (precious / "thesis.txt").exists()
     made.close()
 
