@@ -163,9 +163,7 @@ class Front:
             case Drained():
                 pass  # Its exit follows.
             case _:
-                self._log.error(
-                    Event.CONTROL_ERROR, slot=worker.slot, reason=f"unexpected {type(message).__name__}"
-                )
+                self._log.error(Event.CONTROL_ERROR, slot=worker.slot, reason=f"unexpected {type(message).__name__}")
 
     def on_control_lost(self, worker: WorkerProcess, error: str) -> None:
         self._act(self._supervisor.control_lost(worker.slot, error, self._loop.time()))

@@ -78,14 +78,10 @@ def open_listeners(
     return opened
 
 
-def _open(
-    index: int, wanted: ListenerSettings, workers: int, sleep: Callable[[float], None]
-) -> list[Listener]:
+def _open(index: int, wanted: ListenerSettings, workers: int, sleep: Callable[[float], None]) -> list[Listener]:
     shown = format_address(wanted.host, wanted.port)
     try:
-        found = socket.getaddrinfo(
-            wanted.host or None, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = socket.getaddrinfo(wanted.host or None, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     except OSError as error:
         raise CannotStartError(
             f"cannot listen on {shown}: the name does not resolve ({error.strerror or error}); "
@@ -203,9 +199,7 @@ def _take_over(descriptor: int, index: int) -> Listener:
     try:
         is_socket = stat.S_ISSOCK(os.fstat(descriptor).st_mode)
     except OSError as error:
-        raise CannotStartError(
-            f"LISTEN_FDS promises file descriptor {descriptor}, but it is not open"
-        ) from error
+        raise CannotStartError(f"LISTEN_FDS promises file descriptor {descriptor}, but it is not open") from error
     if not is_socket:
         raise CannotStartError(f"file descriptor {descriptor} of LISTEN_FDS is not a socket")
     sock = socket.socket(fileno=descriptor)

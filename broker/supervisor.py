@@ -359,9 +359,7 @@ class Supervisor:
 
     def _send_roster(self) -> None:
         members = tuple(
-            (slot.number, slot.incarnation, slot.endpoint)
-            for slot in self._slots
-            if slot.endpoint is not None
+            (slot.number, slot.incarnation, slot.endpoint) for slot in self._slots if slot.endpoint is not None
         )
         if members:
             self._actions.append(SendRoster(tuple(member[0] for member in members), members))
