@@ -229,9 +229,10 @@ def test_first_frame_connects() -> None:
 @pytest.mark.parametrize("version", [None, Version.V1_1, Version.V1_2])
 def test_a_body_where_none_may_be_is_refused_before_its_end(version: Version | None) -> None:
     # Else a client that never logs in could have us hold a body of the largest size.
-    reader = Reader(version)
-    reader.read(b"CONNECT\nhost:h\n\nxxxx")
-    assert reader.log == [("refuse", ErrorCode.UNEXPECTED_BODY)]
+    for pieces in ([b"CONNECT\nhost:h\n\nxxxx"], [b"CONNECT\nhost:h\n\n", b"x"]):
+        reader = Reader(version)
+        reader.read(*pieces)
+        assert reader.log == [("refuse", ErrorCode.UNEXPECTED_BODY)]
 
 
 @pytest.mark.parametrize("head", [20, 900])
