@@ -126,6 +126,9 @@ class Connection(asyncio.Protocol):
             self.reason = CloseReason.CLIENT_CLOSED if error is None else CloseReason.CONNECTION_LOST
             self._leave()
         self.core.closed(self)
+        # A deadline may keep this object in the timer wheel for a while; not what weighs most of it.
+        self.transport = cast(asyncio.Transport, None)
+        self.outbox = None
 
     def pause_writing(self) -> None:
         if self.outbox is None:
