@@ -1,7 +1,8 @@
 """What the siblings want, read off the XPUB's notifications in the order ZeroMQ reports them.
 
-With XPUB_VERBOSE every subscription is reported, an unsubscription only when the last sibling has dropped
-it (or died); so a set says exactly whether anybody is interested.
+A subscription is reported when it is the first sibling's to that topic, an unsubscription when the last sibling has
+dropped it (or died); so a set says exactly whether anybody is interested. XPUB_VERBOSE would add nothing but the
+repetitions: a joining worker's subscriptions to what others subscribe to already.
 """
 
 from __future__ import annotations

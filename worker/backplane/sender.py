@@ -161,23 +161,24 @@ class Sender:
             self._after()
 
     def _retry(self, all_kept: dict[bytes, _Kept]) -> bool:
-        sent = False
-        # One message per topic and turn of the list, so that no topic takes all the room there is. What was
-        # tried moves to the end and the next pass starts with the others.
+        sent: dict[bytes, _Kept] = {}
+        # One message per topic and pass, so that no topic takes all the room there is; the next pass begins with
+        # those this one did not come to, then those refused, then those that had a turn.
         for topic in list(islice(all_kept, RETRIES_AT_ONCE)):
             kept = all_kept.pop(topic)
             try:
                 self._send(kept.head, _NOBLOCK)
             except zmq.Again:
                 all_kept[topic] = kept
-                continue
-            sent = True
+            else:
+                sent[topic] = kept
+        for topic, kept in sent.items():
             if kept.queue:
                 kept.head = assemble(topic, kept.queue.popleft().parts)
                 all_kept[topic] = kept
             elif topic[0] == BATCHES:
                 self._loop.call_soon(self._tell, self._unblocked, destination_of(topic))
-        return sent
+        return bool(sent)
 
     def _arm(self) -> None:
         if self._retrying is None:

@@ -65,9 +65,7 @@ class Sockets:
         self._context = zmq.Context(io_threads=1)
         self._xpub: zmq.Socket[bytes] = self._context.socket(zmq.XPUB)
         self._xpub.set(zmq.XPUB_NODROP, 1)
-        self._xpub.set(zmq.XPUB_VERBOSE, 1)
         self._xpub.set(zmq.SNDHWM, high_water_mark)
-        self._xpub.set(zmq.RCVHWM, 0)  # a subscription over the mark would be lost
         self._xpub.set(zmq.BACKLOG, QUEUED_CONNECTIONS)
         self._sub: zmq.Socket[bytes] = self._context.socket(zmq.SUB)
         self._sub.set(zmq.RCVHWM, high_water_mark)
