@@ -6,7 +6,8 @@ import asyncio
 import itertools
 import os
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -22,9 +23,17 @@ Make = Callable[[asyncio.AbstractEventLoop, int, int, str, BackplaneEvents], Bac
 
 
 def zeromq(
-    loop: asyncio.AbstractEventLoop, slot: int, incarnation: int, directory: str, events: BackplaneEvents
+    loop: asyncio.AbstractEventLoop,
+    slot: int,
+    incarnation: int,
+    directory: str,
+    events: BackplaneEvents,
+    *,
+    retry_interval: float = 0.02,
 ) -> Backplane:
-    return ZmqBackplane(loop, slot, incarnation, "boot", directory, events, high_water_mark=4, retry_interval=0.02)
+    return ZmqBackplane(
+        loop, slot, incarnation, "boot", directory, events, high_water_mark=4, retry_interval=retry_interval
+    )
 
 
 IMPLEMENTATIONS: dict[str, Make] = {"zeromq": zeromq}
@@ -184,25 +193,30 @@ Scenario = Callable[[Mesh], Awaitable[None]]
 Run = Callable[[Scenario], None]
 
 
-@pytest.fixture(params=sorted(IMPLEMENTATIONS))
-def run(request: pytest.FixtureRequest) -> Iterator[Run]:
-    """Runs a scenario in a mesh of its own, which has to leave no file and no unhandled error behind."""
+def run_in_mesh(make: Make, scenario: Scenario) -> None:
+    """A mesh of its own for a scenario, which has to leave no file and no unhandled error behind."""
+
+    async def main(directory: str) -> None:
+        failures: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
+        mesh = Mesh(make, directory)
+        try:
+            await scenario(mesh)
+        finally:
+            mesh.close()
+        await asyncio.sleep(0)
+        assert failures == []
+
     # Not tmp_path: a Unix socket's path is short.
     with tempfile.TemporaryDirectory(prefix="bp-") as directory:
-
-        async def main(scenario: Scenario) -> None:
-            failures: list[Any] = []
-            asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-            mesh = Mesh(IMPLEMENTATIONS[request.param], directory)
-            try:
-                await scenario(mesh)
-            finally:
-                mesh.close()
-            await asyncio.sleep(0)
-            assert failures == []
-
-        yield lambda scenario: uvloop.run(main(scenario))
+        uvloop.run(main(directory))
         assert os.listdir(directory) == []
+
+
+@pytest.fixture(params=sorted(IMPLEMENTATIONS))
+def run(request: pytest.FixtureRequest) -> Run:
+    """Runs a scenario on each implementation."""
+    return partial(run_in_mesh, IMPLEMENTATIONS[request.param])
 
 
 def batch(*items: bytes) -> Batch:
