@@ -46,7 +46,6 @@ class Connection(asyncio.Protocol):
         "number",
         "outbox",
         "partial",
-        "partial_size",
         "partial_wanted",
         "paused_on",
         "peer_eof",
@@ -66,8 +65,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast(asyncio.Transport, None)
         self.version: Version | None = None
         self.number = 0
-        self.partial: list[bytes] | None = None
-        self.partial_size = 0
+        self.partial: bytearray | None = None
         self.partial_wanted = 0
         self.crlf = False
         self.closing = False
@@ -145,10 +143,9 @@ class Connection(asyncio.Protocol):
     # --- reading
 
     def keep(self, data: bytes, wanted: int) -> None:
-        """Keep an incomplete frame: `wanted` is its size if that is known, 0 while its head is incomplete, -1 while
-        its NUL is missing."""
-        self.partial = [data]
-        self.partial_size = len(data)
+        """Keep an incomplete frame: `wanted` is its size if that is known, 0 if it is to be looked at with every byte,
+        and below zero, by the size of its head, while the NUL after its body is missing."""
+        self.partial = bytearray(data)
         self.partial_wanted = wanted
 
     def pause(self, destination: bytes) -> None:

@@ -205,7 +205,7 @@ class Ingest:
                         continue
                     if len(key) > self._limits.head_bytes:
                         raise head_too_large(self._limits)
-                    route = cache.find(key, key.rstrip(b"\r\n"))
+                    route = cache.find(key, _block(key))
                     known = cache.young
                 else:
                     route = remembered
@@ -267,14 +267,21 @@ class Ingest:
         if body_at - pos > limits.head_bytes:
             raise head_too_large(limits)
         rules = Version.V1_2 if version is None else version
-        frame = decode_head(data[pos:body_at].rstrip(b"\r\n"), rules, limits)
+        frame = decode_head(_block(data[pos:body_at]), rules, limits)
         _check_command(frame.command, logged_in=version is not None)
         length = content_length(frame, limits)
         refuse_body(frame.command, max(length, 0), rules)
+        if length < 0:
+            # Before its end is known, or what may have no body could have us hold one of the largest size.
+            end = data.find(b"\0", body_at)
+            refuse_body(frame.command, (len(data) if end < 0 else end) - body_at, rules)
+            if end < 0 and rules is not Version.V1_0:
+                # Its NUL is all that may come: look again at the next byte, whatever that is.
+                connection.keep(data[pos:], 0)
+                return -1
         end = self._body_end(connection, data, pos, body_at, length)
         if end < 0:
             return -1
-        refuse_body(frame.command, end - body_at, rules)
         self._flush(connection, assembly, receipts)
         self._handlers.command(connection, frame)
         return end + 1
@@ -295,7 +302,8 @@ class Ingest:
         if body > self._limits.body_bytes:
             raise body_too_large(body, self._limits)
         if end < 0:
-            connection.keep(data[pos:], -1)
+            # Below zero by the size of the head, so that `_join` knows the size of the body.
+            connection.keep(data[pos:], pos - body_at)
         return end
 
     def _keep_head(self, connection: Connection, data: bytes) -> None:
@@ -307,15 +315,19 @@ class Ingest:
         partial = connection.partial
         if partial is None:
             return data
-        partial.append(data)
-        connection.partial_size += len(data)
+        partial += data
         wanted = connection.partial_wanted
-        if wanted > 0 and connection.partial_size < wanted:
+        if wanted > 0 and len(partial) < wanted:
             return None
-        if wanted < 0 and b"\0" not in data and connection.partial_size < self._limits.body_bytes:
+        if wanted < 0 and b"\0" not in data and len(partial) + wanted <= self._limits.body_bytes:
             return None
         connection.partial = None
-        return b"".join(partial)
+        return bytes(partial)
+
+
+def _block(head: bytes) -> bytes:
+    """`head` without the EOL of its last header line and the blank line; not more, or a CR too many would vanish."""
+    return head[:-3] if head.endswith(b"\n\r\n") else head[:-2]
 
 
 def _check_command(command: str, *, logged_in: bool) -> None:

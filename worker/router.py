@@ -59,7 +59,8 @@ class Entry:
     def __init__(self, name: bytes) -> None:
         self.name = name
         self.pattern = is_pattern(name)
-        self.groups: dict[tuple[int, bytes], Group] = {}
+        # By the id and not by its bytes: ids that differ only in a CR are written the same before 1.2.
+        self.groups: dict[tuple[int, str | None], Group] = {}
         self.tracked: dict[Subscription, None] = {}
         self.routed = False
         self.waiting: list[Ticket] = []
@@ -100,7 +101,7 @@ class Router:
             entry.tracked[subscription] = None
         else:
             version = subscription.connection.version
-            key = (Version.V1_2 if version is None else version, subscription.head)
+            key = (Version.V1_2 if version is None else version, subscription.id)
             group = entry.groups.get(key)
             if group is None:
                 group = entry.groups[key] = Group(subscription.head, key[0])
@@ -120,7 +121,7 @@ class Router:
             del entry.tracked[subscription]
         else:
             version = subscription.connection.version
-            key = (Version.V1_2 if version is None else version, subscription.head)
+            key = (Version.V1_2 if version is None else version, subscription.id)
             members = entry.groups[key].members
             del members[subscription.connection]
             if not members:

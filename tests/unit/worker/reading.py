@@ -28,15 +28,13 @@ class FakeConnection:
         self.version = version
         self.crlf = False
         self.deaf = False
-        self.partial: list[bytes] | None = None
-        self.partial_size = 0
+        self.partial: bytearray | None = None
         self.partial_wanted = 0
         self.kept = 0
 
     def keep(self, data: bytes, wanted: int) -> None:
         self.kept += 1
-        self.partial = [data]
-        self.partial_size = len(data)
+        self.partial = bytearray(data)
         self.partial_wanted = wanted
 
 
