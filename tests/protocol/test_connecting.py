@@ -189,6 +189,9 @@ def test_connect_has_no_receipt(wire: Open, version: str) -> None:
     client = wire()
     client.connect(version, [("receipt", "r")])
     client.quiet()
+    refused = wire()
+    refused.send(encode("CONNECT", [("accept-version", "9"), ("receipt", "r")]))
+    assert "receipt-id" not in refused.expect_error("unsupported-version")
 
 
 @pytest.mark.statement(55)

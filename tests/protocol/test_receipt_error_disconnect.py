@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 
 import pytest
 
-from tests.conftest import Connect
+from tests.conftest import Connect, StartBroker
 from tests.harness.broker import Broker
-from tests.harness.wire import VERSIONS, Wire, encode
+from tests.harness.wire import VERSIONS, Wire, connect_on, encode
 
 ALL = pytest.mark.parametrize("version", VERSIONS)
 NEWER = pytest.mark.parametrize("version", VERSIONS[1:])
@@ -112,6 +114,37 @@ class TestReceipts:
             sender.publish(f"/topic/barrier.{n}", b"%d" % n)
             assert wire.expect("MESSAGE", subscription=str(n)).body == b"%d" % n
 
+    @pytest.mark.statement(96, 107)
+    def test_receipts_wait_until_every_worker_routes_by_the_subscription(self, start_broker: StartBroker) -> None:
+        broker = start_broker(workers=2)
+        sibling = broker.worker_pids()[1]
+        with connect_on(broker, 0) as wire:
+            wire.subscribe("/topic/left", id="left")
+            for command, headers in (
+                ("SUBSCRIBE", [("destination", "/topic/new"), ("id", "new")]),
+                ("SUBSCRIBE", [("destination", "/topic/pattern.*"), ("id", "pattern")]),
+                ("UNSUBSCRIBE", [("id", "left")]),
+            ):
+                os.kill(sibling, signal.SIGSTOP)
+                try:
+                    wire.frame(command, [*headers, ("receipt", "slow")])
+                    wire.frame("BEGIN", [("transaction", command), ("receipt", "quick")])
+                    # The sibling cannot have heard of it, and what was asked for later must not overtake.
+                    assert wire.collect_beats(0.2) == []
+                finally:
+                    os.kill(sibling, signal.SIGCONT)
+                wire.expect("RECEIPT", receipt_id="slow")
+                wire.expect("RECEIPT", receipt_id="quick")
+                wire.request("ABORT", [("transaction", command)])
+            os.kill(sibling, signal.SIGSTOP)
+            try:
+                wire.frame("SUBSCRIBE", [("destination", "/topic/last"), ("id", "last"), ("receipt", "slow")])
+                wire.frame("DISCONNECT", [("receipt", "bye")])
+                assert wire.collect_beats(0.2) == []
+            finally:
+                os.kill(sibling, signal.SIGCONT)
+            assert [frame["receipt-id"] for frame in wire.read_rest()] == ["slow", "bye"]
+
 
 class TestDisconnect:
     @pytest.mark.statement(98)
@@ -165,6 +198,19 @@ class TestDisconnect:
         sender.send(encode("DISCONNECT", receipt) + late + b"nonsense\n\n\0")
         if receipt:
             sender.expect("RECEIPT", receipt_id="bye")
+        sender.expect_closed()
+        connect(version).publish("/topic/too-late", b"marker")
+        assert receiver.expect("MESSAGE").body == b"marker"
+
+    @pytest.mark.statement(98)
+    @ALL
+    def test_nothing_is_accepted_in_a_later_segment_either(self, connect: Connect, version: str) -> None:
+        receiver, sender = connect(version), connect(version)
+        receiver.subscribe("/topic/too-late")
+        sender.frame("DISCONNECT", [("receipt", "bye")])
+        sender.expect("RECEIPT", receipt_id="bye")
+        sender.frame("SEND", [("destination", "/topic/too-late"), ("receipt", "late")], b"late")
+        sender.frame("DISCONNECT", [("receipt", "again")])
         sender.expect_closed()
         connect(version).publish("/topic/too-late", b"marker")
         assert receiver.expect("MESSAGE").body == b"marker"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -25,9 +26,13 @@ BODY = 40_000
 COUNT = 400
 """Messages of BODY bytes: four times what the buffers of one connection hold."""
 
+BLOCK_TIMEOUT = 2.0
+"""For how long a publisher may be kept waiting, in seconds."""
+
 CONFIG: dict[str, object] = {
     "outbox": {
-        "high_bytes": "256KiB", "low_bytes": "64KiB", "max_bytes": "64MiB", "block_timeout": "2s", "linger": "20s",
+        "high_bytes": "256KiB", "low_bytes": "64KiB", "max_bytes": "64MiB",
+        "block_timeout": BLOCK_TIMEOUT, "linger": "20s",
     },
     "listener": [
         {"bind": "127.0.0.1:0"},
@@ -149,8 +154,10 @@ def test_block_ends_with_the_disconnection_of_who_never_reads(slow_broker: Broke
     for wire in (slow, fast):
         wire.subscribe(f"/topic/block.end.{slot}")
     with working(lambda: publish(publisher, f"/topic/block.end.{slot}"), lambda: expect_numbers(fast)):
-        pass
-    closed = slow_broker.wait_event("connection.closed", session=slow.session)
+        slow_broker.wait_event("subscriber.slow", session=slow.session)
+        stood_still = time.monotonic()
+        closed = slow_broker.wait_event("connection.closed", session=slow.session)
+        assert BLOCK_TIMEOUT * 0.8 < time.monotonic() - stood_still < BLOCK_TIMEOUT + 3
     assert (closed["reason"], closed["error_code"]) == ("slow-consumer", "slow-consumer")
     # When it reads at last: whole messages without a gap, then the reason, then the end.
     slow.widen()
