@@ -218,12 +218,12 @@ class WorkerProcess:
     def _unexpected(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         """An exception nobody handled: one line, with its stack, and the connection it came from ends."""
         error = context.get("exception")
-        if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
-            # What the network does to a connection is no fault of the broker's.
+        transport = context.get("transport")
+        if isinstance(error, OSError) and transport is not None:
+            # What the network does to a connection is no fault of the broker's; the connection's own end is logged.
             return
         stack = "" if error is None else "".join(traceback.format_exception(error))
         self._log.error(Event.INTERNAL_ERROR, what=context.get("message", ""), stack=stack)
-        transport = context.get("transport")
         if isinstance(transport, asyncio.Transport):
             transport.abort()
 
