@@ -191,6 +191,8 @@ class WorkerProcess:
         core.draining = True
         for connection in list(core.connections):
             if not connection.closing:
+                # Nothing more may be taken: it could not reach the siblings' clients any more, receipt or not.
+                connection.deaf = True
                 connection.transport.pause_reading()
         core.backplane.finish(lambda: self._say_goodbye(core))
 
