@@ -49,15 +49,21 @@ from common.selector_grammar import parse
 __all__ = ["MAX_CHARS", "Selector"]
 
 MAX_CHARS = 4096
+_MIXED_COST = 1024
 
 
 class Selector:
-    """A parsed selector; immutable, and the same object for equal texts for as long as anyone holds it."""
+    """A parsed selector; immutable, and the same object for equal texts for as long as anyone holds it.
 
-    __slots__ = ("__weakref__", "_run", "text")
+    `cost` is what a match may take at the most, to be bounded by whoever holds many: the characters of the text, and
+    1,024 more for each pattern of LIKE with both wildcards, which looks at every character of a header.
+    """
 
-    def __init__(self, text: str, run: Callable[[Mapping[str, str]], bool | None]) -> None:
+    __slots__ = ("__weakref__", "_run", "cost", "text")
+
+    def __init__(self, text: str, run: Callable[[Mapping[str, str]], bool | None], cost: int) -> None:
         self.text = text
+        self.cost = cost
         self._run = run
 
     @classmethod
@@ -70,7 +76,8 @@ class Selector:
             raise StompError(
                 ErrorCode.BAD_VALUE, "bad selector", f"it has {len(text)} characters, the limit is {MAX_CHARS}"
             )
-        selector = _live[text] = cls(text, parse(text))
+        run, mixed = parse(text)
+        selector = _live[text] = cls(text, run, len(text) + mixed * _MIXED_COST)
         return selector
 
     def matches(self, headers: Mapping[str, str]) -> bool:

@@ -66,10 +66,11 @@ class _Token(NamedTuple):
     shown: str
 
 
-def parse(text: str) -> Run:
-    """The condition that `text` states, whose length is the caller's to bound. Raises StompError `bad-value`."""
+def parse(text: str) -> tuple[Run, int]:
+    """The condition that `text` states, whose length is the caller's to bound, and how many patterns of LIKE in it hold
+    both wildcards. Raises StompError `bad-value`."""
     parser = _Parser(_tokens(text))
-    return parser.whole()
+    return parser.whole(), parser.mixed
 
 
 def _tokens(text: str) -> list[_Token]:
@@ -101,7 +102,7 @@ class _Parser:
         self._place = 0
         self._token = tokens[0]
         self._depth = 0
-        self._mixed = 0
+        self.mixed = 0
 
     def whole(self) -> Run:
         condition = truth(self._any())
@@ -201,8 +202,8 @@ class _Parser:
         except ValueError as error:
             raise mistake(token.at, token.shown, str(error)) from None
         if is_mixed(pattern):
-            self._mixed += 1
-            if self._mixed > MAX_MIXED_PATTERNS:
+            self.mixed += 1
+            if self.mixed > MAX_MIXED_PATTERNS:
                 raise mistake(token.at, token.shown, f"at most {MAX_MIXED_PATTERNS} patterns that hold both % and _")
             if len(pattern) > MAX_MIXED_CHARS:
                 raise mistake(token.at, token.shown, f"at most {MAX_MIXED_CHARS} characters with both % and _")

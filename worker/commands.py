@@ -14,6 +14,7 @@ from common.destination import check_destination
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
+from common.selector import Selector
 from worker.ingest import Assembly
 from worker.router import Subscription
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from worker.core import Core
 
 __all__ = ["COMMANDS"]
+
+_SELECTOR_COST = 64 << 10
+"""Of all selectors of a connection. Each is asked about each message, on the loop that serves the others as well."""
 
 
 def _connect(core: Core, connection: Connection, frame: Frame) -> None:
@@ -58,6 +62,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     destination = name.encode()
     check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
     mode = AckMode.parse(frame.get("ack"))
+    selector = _selector(connection, frame)
     id = frame.get("id") or None
     version = _version(connection)
     if id is None and version is not Version.V1_0:
@@ -78,7 +83,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
             f"{len(subscriptions)} on this connection, which is the limit (limits.subscriptions)",
         )
     number = connection.next_number()
-    subscription = Subscription(connection, id, number, mode, version)
+    subscription = Subscription(connection, id, number, mode, version, selector)
     subscriptions[key] = subscription
     if mode is not AckMode.AUTO:
         connection.tracked[number] = subscription
@@ -90,6 +95,23 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         connection.receipt(receipt)
     else:
         entry.waiting.append(connection.hold_receipt(receipt))
+
+
+def _selector(connection: Connection, frame: Frame) -> Selector | None:
+    text = frame.get("selector")
+    if not text:
+        return None
+    selector = Selector.parse(text)
+    held = [each.selector for each in connection.subscriptions.values() if each.selector is not None]
+    cost = selector.cost + sum(each.cost for each in held)
+    if cost > _SELECTOR_COST:
+        raise StompError(
+            ErrorCode.TOO_MANY_SUBSCRIPTIONS,
+            "too many selectors",
+            f"{len(held) + 1} on this connection cost {cost}, the limit is {_SELECTOR_COST}: a selector costs its "
+            "characters, and 1024 more for each LIKE with both % and _",
+        )
+    return selector
 
 
 def _key_shown(key: str) -> str:

@@ -1,7 +1,8 @@
 """Who gets what: the subscriptions of this worker's clients, and the fan-out of a batch to them.
 
-Subscriptions to one destination or pattern form an `Entry`; its subscribers with the same subscription id and
-version share one encoding of a batch (`Group`). Knows connections only as something to `deliver` to.
+Subscriptions to one destination or pattern, with the same selector or none, form an `Entry`; its subscribers with the
+same subscription id and version share one encoding of a batch (`Group`). Knows connections only as something to
+`deliver` to.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from common.acknowledgement import AckMode, Unacknowledged
 from common.codec import escape
 from common.destination import PatternTrie, is_pattern, literal_prefix
 from common.negotiation import Version
+from common.selector import Selector
 from worker.backplane.interface import Backplane, Batch
+from worker.items import choose, read_headers
 
 if TYPE_CHECKING:
     from worker.connection import Connection
@@ -27,11 +30,20 @@ _MAX_MATCHES = 65536
 class Subscription:
     """One SUBSCRIBE of one connection. `number` is unique in the connection and starts its `ack` values."""
 
-    __slots__ = ("connection", "entry", "head", "id", "number", "unacknowledged")
+    __slots__ = ("connection", "entry", "head", "id", "number", "selector", "unacknowledged")
 
-    def __init__(self, connection: Connection, id: str | None, number: int, mode: AckMode, version: Version) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        id: str | None,
+        number: int,
+        mode: AckMode,
+        version: Version,
+        selector: Selector | None = None,
+    ) -> None:
         self.connection = connection
         self.id = id
+        self.selector = selector
         self.number = number
         self.unacknowledged = None if mode is AckMode.AUTO else Unacknowledged(mode)
         subscription = "" if id is None else f"subscription:{escape(id, version)}\n"
@@ -51,13 +63,14 @@ class Group:
 
 
 class Entry:
-    """All subscriptions of this worker to one destination or pattern. `routed` once every sibling sends what it
-    matches; `waiting` are the RECEIPTs held until then."""
+    """All subscriptions of this worker to one destination or pattern, with one selector or none. `routed` once every
+    sibling sends what it matches; `waiting` are the RECEIPTs held until then."""
 
-    __slots__ = ("groups", "name", "pattern", "routed", "tracked", "waiting")
+    __slots__ = ("groups", "name", "pattern", "routed", "selector", "tracked", "waiting")
 
-    def __init__(self, name: bytes) -> None:
+    def __init__(self, name: bytes, selector: Selector | None) -> None:
         self.name = name
+        self.selector = selector
         self.pattern = is_pattern(name)
         # By the id and not by its bytes: ids that differ only in a CR are written the same before 1.2.
         self.groups: dict[tuple[int, str | None], Group] = {}
@@ -65,6 +78,9 @@ class Entry:
         self.routed = False
         self.waiting: list[Ticket] = []
 
+
+_Match = tuple[tuple[Entry, ...], str, tuple[Entry, ...]]
+"""Who wants a destination: entries without a selector, the slow-consumer policy, entries with one."""
 
 Gathered = dict["Connection", list[bytes]]
 """What is to be written to each connection once all batches of a round are in: one write, not one per batch."""
@@ -74,20 +90,22 @@ class Router:
     def __init__(self, backplane: Backplane, policies: tuple[tuple[bytes, str], ...], max_unacknowledged: int) -> None:
         self._backplane = backplane
         self._max_unacknowledged = max_unacknowledged
-        self._entries: dict[bytes, Entry] = {}
+        self._entries: dict[bytes, dict[Selector | None, Entry]] = {}
         self._patterns: PatternTrie[Entry] = PatternTrie()
         self._policies: PatternTrie[tuple[int, str]] = PatternTrie()
         for number, (pattern, policy) in enumerate(policies):
             self._policies.add(pattern, (number, policy))
-        self._matches: dict[bytes, tuple[tuple[Entry, ...], str]] = {}
+        self._matches: dict[bytes, _Match] = {}
         self.subscriptions = 0
         self.delivered = 0
 
     def subscribe(self, name: bytes, subscription: Subscription) -> Entry:
         """Route `name` to `subscription` from now on; the entry tells when the siblings do too."""
-        entry = self._entries.get(name)
+        selector = subscription.selector
+        entries = self._entries.setdefault(name, {})
+        entry = entries.get(selector)
         if entry is None:
-            entry = self._entries[name] = Entry(name)
+            entry = entries[selector] = Entry(name, selector)
             if entry.pattern:
                 self._patterns.add(name, entry)
                 self._matches.clear()
@@ -128,7 +146,10 @@ class Router:
                 del entry.groups[key]
         if entry.groups or entry.tracked:
             return False
-        del self._entries[entry.name]
+        entries = self._entries[entry.name]
+        del entries[entry.selector]
+        if not entries:
+            del self._entries[entry.name]
         if entry.pattern:
             self._patterns.remove(entry.name, entry)
             self._matches.clear()
@@ -138,12 +159,18 @@ class Router:
             self._backplane.unsubscribe(entry.name)
         return True
 
-    def deliver(self, destination: bytes, batch: Batch, gathered: Gathered | None = None) -> None:
-        """Fan `batch` out to this worker's subscribers, now or by way of `gathered`."""
-        match = self._matches.get(destination)
+    def deliver(
+        self, destination: bytes, batch: Batch, gathered: Gathered | None = None, match: _Match | None = None
+    ) -> None:
+        """Fan `batch` out to this worker's subscribers, now or by way of `gathered`; to those of `match` alone if it is
+        given."""
         if match is None:
-            match = self._match(destination)
-        entries, policy = match
+            match = self._matches.get(destination)
+            if match is None:
+                match = self._match(destination)
+        entries, policy, selective = match
+        if selective:
+            self._deliver_selected(destination, batch, gathered, policy, selective)
         prefix = batch.id_prefix
         items = batch.items
         count = len(items)
@@ -176,6 +203,21 @@ class Router:
                 else:
                     gathered.setdefault(connection, []).append(tracked)
 
+    def _deliver_selected(
+        self, destination: bytes, batch: Batch, gathered: Gathered | None, policy: str, entries: tuple[Entry, ...]
+    ) -> None:
+        headers = read_headers(batch)
+        chosen: dict[Selector | None, list[int]] = {}
+        for entry in entries:
+            selector = entry.selector
+            places = chosen.get(selector)
+            if places is None and selector is not None:
+                matches = selector.matches
+                places = chosen[selector] = [place for place, each in enumerate(headers) if matches(each)]
+            if places:
+                share = batch if len(places) == len(headers) else choose(batch, places)
+                self.deliver(destination, share, gathered, ((entry,), policy, ()))
+
     def _tracked_blob(self, subscription: Subscription, batch: Batch) -> bytes:
         """The frames of `batch` for a subscription that acknowledges; each is pending from now on."""
         connection = subscription.connection
@@ -200,15 +242,17 @@ class Router:
             frames.append(b"%b%b%b%b\n%b" % (start, number, ack, number, rest))
         return b"".join(frames)
 
-    def _match(self, destination: bytes) -> tuple[tuple[Entry, ...], str]:
+    def _match(self, destination: bytes) -> _Match:
         if len(self._matches) >= _MAX_MATCHES:
             self._matches.clear()
-        exact = self._entries.get(destination)
         entries = self._patterns.match(destination)
-        if exact is not None and not exact.pattern:
-            entries.append(exact)
+        entries += [entry for entry in self._entries.get(destination, {}).values() if not entry.pattern]
         _, policy = min(self._policies.match(destination), default=(0, "block"))
-        match = self._matches[destination] = (tuple(entries), policy)
+        match = self._matches[destination] = (
+            tuple(entry for entry in entries if entry.selector is None),
+            policy,
+            tuple(entry for entry in entries if entry.selector is not None),
+        )
         return match
 
 

@@ -1,0 +1,45 @@
+"""What stands in the items of a batch: the headers a selector looks at, and the share of a batch that it takes."""
+
+from __future__ import annotations
+
+from common.codec import unescape
+from common.negotiation import Version
+from worker.backplane.interface import Batch
+
+__all__ = ["choose", "read_headers"]
+
+
+def read_headers(batch: Batch) -> list[dict[str, str]]:
+    """The headers of each message as its sender meant them, with its destination and message-id; of a repeated header
+    the first entry (1.2 section Repeated Header Entries)."""
+    prefix = batch.id_prefix.decode()
+    found = []
+    last_block: bytes | None = None
+    last: dict[str, str] = {}
+    # The 1.2 form leaves nothing out: its escapes can express every name and value.
+    for item in batch.items:
+        number, _, block = item[: item.find(b"\n\n")].partition(b"\n")
+        # Messages that one publisher sends together mostly have the same headers.
+        if block != last_block:
+            last_block, last = block, _read(block)
+        found.append({**last, "message-id": prefix + number.decode()})
+    return found
+
+
+def _read(block: bytes) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in block.decode().split("\n"):
+        name, _, value = line.partition(":")
+        headers.setdefault(unescape(name, Version.V1_2), unescape(value, Version.V1_2))
+    return headers
+
+
+def choose(batch: Batch, places: list[int]) -> Batch:
+    """The messages of `batch` at `places`, in that order."""
+    items = [batch.items[place] for place in places]
+    if batch.by_version is None:
+        return Batch(batch.id_prefix, items)
+    oldest, middle, _ = batch.by_version
+    return Batch(
+        batch.id_prefix, items, ([oldest[place] for place in places], [middle[place] for place in places], items)
+    )
