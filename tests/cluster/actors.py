@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.harness.wire import TIMEOUT, Frame, Wire, WireFault, encode
 
-__all__ = ["LONG", "Publisher", "Subscriber", "join_all", "wait_until"]
+__all__ = ["LONG", "Publisher", "Subscriber", "join_all", "wait_standstill", "wait_until"]
 
 LONG = 60.0
 """Seconds for what takes long only on a loaded machine."""
@@ -142,21 +142,9 @@ class Publisher(Actor):
         """Until `count` messages were written."""
         self._wait(lambda: self.sent >= count, f"{count} messages sent", timeout)
 
-    def wait_stalled(self, timeout: float = LONG) -> int:
-        """Until the broker takes nothing more, for half a second; returns the messages sent by then."""
-        deadline = time.monotonic() + timeout
-        while time.monotonic() < deadline:
-            before = self.sent
-            with self.changed:
-                moved = self.changed.wait_for(lambda before=before: self.sent > before, 0.5)
-            if self.fault is not None:
-                raise self.fault
-            if not moved and not self._writable():
-                return before
-        raise AssertionError(f"{self} was never paused")
-
-    def _writable(self) -> bool:
-        return bool(select.select([], [self.wire.socket], [], 0)[1])
+    def is_held_up(self) -> bool:
+        """Whether its socket takes nothing more."""
+        return not select.select([], [self.wire.socket], [], 0)[1]
 
 
 class Subscriber(Actor):
@@ -205,6 +193,30 @@ class Subscriber(Actor):
     def wait_received(self, count: int, timeout: float = LONG) -> None:
         """Until `count` messages came, of all publishers together."""
         self._wait(lambda: self.received >= count, f"{count} messages", timeout)
+
+
+def wait_standstill(publishers: Iterable[Publisher], subscribers: Iterable[Subscriber], timeout: float = LONG) -> None:
+    """Until the broker reads from none of `publishers` any more though `subscribers` have all there is.
+
+    A second without progress of anybody is the proof: what holds the publishers up is then none of these subscribers.
+    """
+    publishers, subscribers = list(publishers), list(subscribers)
+
+    def progress() -> list[int]:
+        return [publisher.sent for publisher in publishers] + [subscriber.received for subscriber in subscribers]
+
+    deadline = time.monotonic() + timeout
+    seen, since = progress(), time.monotonic()
+    while time.monotonic() - since < 1.0:
+        if time.monotonic() > deadline:
+            raise AssertionError(f"never held up: {publishers} {subscribers}")
+        for actor in (*publishers, *subscribers):
+            if not actor.is_alive():
+                actor.finish()
+                raise AssertionError(f"{actor} has ended")
+        time.sleep(0.02)
+        if seen != progress() or not all(publisher.is_held_up() for publisher in publishers):
+            seen, since = progress(), time.monotonic()
 
 
 def join_all(actors: Iterable[Actor], timeout: float = LONG) -> None:

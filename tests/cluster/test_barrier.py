@@ -16,7 +16,7 @@ import pytest
 from tests.cluster.actors import Publisher, join_all
 from tests.cluster.conftest import Clusters, ConnectOn
 from tests.conftest import StartBroker
-from tests.harness.broker import Broker
+from tests.harness.broker import Broker, BrokerFailed
 from tests.harness.wire import TIMEOUT, Wire, encode
 
 Topic = Callable[[], str]
@@ -141,6 +141,31 @@ def test_no_round_is_missed_while_a_sibling_dies_and_comes_back(
     assert next(numbers) > 100
 
 
+def test_the_receipt_waits_for_every_worker(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
+    """With the publisher's worker stopped there is none; once it goes on nothing is missed."""
+    broker, name = start_broker(workers=3), topic()
+    subscriber, near, far = on(broker, 0), on(broker, 0), on(broker, 2)
+    pid = broker.worker_pids()[2]
+    for number in range(40):
+        # The own worker delivers at once, whatever the others know: that is the sign that it has the SUBSCRIBE.
+        destination = f"{name}.{number}.y"
+        pattern = [destination, f"{name}.{number}.*"][number % 2]
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            subscriber.frame("SUBSCRIBE", [("destination", pattern), ("id", str(number)), ("receipt", str(number))])
+            while not subscriber.readable():
+                near.request("SEND", [("destination", destination)], b"near")
+            early = subscriber.read()
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        assert early.command == "MESSAGE" and early.body == b"near", "the RECEIPT did not wait for the stopped worker"
+        while (frame := subscriber.read()).command == "MESSAGE":
+            assert frame.body == b"near"
+        assert frame["receipt-id"] == str(number)
+        far.publish(destination, b"far")
+        assert subscriber.expect("MESSAGE").body == b"far"
+
+
 def test_the_successors_first_breath(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
     """Whole conversations wait in the killed worker's accept queue: what its successor publishes first must reach
     everybody, and what it confirms first must be routed everywhere."""
@@ -152,6 +177,9 @@ def test_the_successors_first_breath(start_broker: StartBroker, on: ConnectOn, t
     for incarnation in (2, 3):
         os.kill(broker.worker_pids()[2], signal.SIGKILL)
         broker.wait_event("worker.exited", slot=2, count=incarnation - 1)
+        if incarnation == 3:
+            # Held up by a sibling that says nothing, it must not begin without that.
+            os.kill(broker.worker_pids()[0], signal.SIGSTOP)
         wires = [Wire(broker.address) for _ in range(30)]
         try:
             for number, wire in enumerate(wires):
@@ -161,6 +189,12 @@ def test_the_successors_first_breath(start_broker: StartBroker, on: ConnectOn, t
                     + encode("SEND", [("destination", f"{name}.all.{number}")], b"%d" % number)
                     + encode("SUBSCRIBE", [("destination", f"{name}.in.{number}"), ("id", "0"), ("receipt", "1")])
                 )
+            if incarnation == 3:
+                try:
+                    with pytest.raises(BrokerFailed):
+                        broker.wait_event("worker.ready", slot=2, incarnation=3, timeout=3)
+                finally:
+                    os.kill(broker.worker_pids()[0], signal.SIGCONT)
             wanted = sorted([b"%d" % number for number in range(30)] * 2)
             for witness in witnesses:
                 assert sorted(witness.expect("MESSAGE", timeout=TIMEOUT).body for _ in wanted) == wanted

@@ -114,6 +114,32 @@ def test_what_was_receipted_is_delivered_everywhere(workers: int, mortal: Mortal
     broker.check_log()
 
 
+def test_nothing_in_flight_between_workers_is_lost(mortal: Mortal, on: ConnectOn, topic: Topic) -> None:
+    """The publisher's worker stays until the other, which stood still, has read what was receipted."""
+    broker, name = mortal(workers=2, config={"broker": {"drain_timeout": "60s"}}), topic()
+    subscriber, publisher = on(broker, 1), on(broker, 0)
+    subscriber.subscribe(name)
+    workers = broker.worker_pids()
+    os.kill(workers[1], signal.SIGSTOP)
+    try:
+        # Within the high-water mark of the link (64), far more than what the kernel holds between the two.
+        for number in range(50):
+            publisher.request("SEND", [("destination", name)], b"%d " % number + b"." * 200_000)
+        os.kill(broker.pid, signal.SIGTERM)
+        broker.wait_event("broker.draining")
+        with pytest.raises(psutil.TimeoutExpired):
+            psutil.Process(workers[0]).wait(1.5)
+    finally:
+        os.kill(workers[1], signal.SIGCONT)
+    *messages, error = subscriber.read_rest(LONG)
+    assert error["error-code"] == "shutting-down"
+    assert [int(frame.body.split()[0]) for frame in messages] == list(range(50))
+    publisher.expect_error("shutting-down")
+    publisher.close()
+    subscriber.close()
+    assert broker.wait(LONG) == 0
+
+
 def test_clients_that_leave_at_once_hold_nothing_up(mortal: Mortal, on: ConnectOn) -> None:
     """The linger is for clients that stay: with all gone the broker goes too."""
     broker = mortal(workers=2, config={"outbox": {"linger": "60s"}, "broker": {"drain_timeout": "60s"}})

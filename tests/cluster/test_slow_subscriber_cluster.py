@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from tests.cluster.actors import LONG, Publisher, Subscriber, join_all, wait_until
+from tests.cluster.actors import LONG, Publisher, Subscriber, join_all, wait_standstill, wait_until
 from tests.cluster.conftest import ConnectOn
 from tests.conftest import StartBroker
 from tests.harness.broker import Broker
@@ -53,10 +53,11 @@ def stop(publishers: list[Publisher], subscribers: list[Subscriber]) -> None:
 def test_it_is_disconnected_after_a_while_and_publishing_goes_on(
     start_broker: StartBroker, on: ConnectOn, topic: Topic
 ) -> None:
-    broker = start_broker(workers=3, config=outbox(block_timeout="3s"))
+    broker = start_broker(workers=3, config=outbox(block_timeout="5s"))
     slow, publishers, subscribers = setting(broker, on, topic(), publisher_slots=(0, 2))
     broker.wait_event("subscriber.slow", process="worker-1", timeout=LONG)
-    stalled = [publisher.wait_stalled() for publisher in publishers]
+    wait_standstill(publishers, subscribers)
+    stalled = [publisher.sent for publisher in publishers]
     assert not broker.events("connection.closed")
     broker.wait_event("connection.closed", reason="slow-consumer", timeout=LONG)
     for publisher, sent in zip(publishers, stalled, strict=True):
@@ -74,7 +75,8 @@ def test_it_catches_up_in_time_and_nobody_lost_anything(start_broker: StartBroke
     broker = start_broker(workers=2, config=outbox())
     slow, publishers, subscribers = setting(broker, on, topic())
     broker.wait_event("subscriber.slow", process="worker-1", timeout=LONG)
-    sent = publishers[0].wait_stalled()
+    wait_standstill(publishers, subscribers)
+    sent = publishers[0].sent
     late = Subscriber(slow, "slow", ["p0"])
     late.start()
     publishers[0].wait_sent(sent + 500)
@@ -85,7 +87,7 @@ def test_it_catches_up_in_time_and_nobody_lost_anything(start_broker: StartBroke
 def test_other_topics_are_not_held_up(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
     broker, name = start_broker(workers=2, config=outbox()), topic()
     slow, publishers, subscribers = setting(broker, on, name)
-    publishers[0].wait_stalled()
+    wait_standstill(publishers, subscribers)
     for here, there in ((0, 1), (1, 0), (1, 1)):
         other, publisher = on(broker, here), on(broker, there)
         other.subscribe(f"{name}.other")
@@ -99,7 +101,8 @@ def test_other_topics_are_not_held_up(start_broker: StartBroker, on: ConnectOn, 
 def test_the_slow_one_leaving_frees_the_publishers(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
     broker = start_broker(workers=2, config=outbox())
     slow, publishers, subscribers = setting(broker, on, topic())
-    sent = publishers[0].wait_stalled()
+    wait_standstill(publishers, subscribers)
+    sent = publishers[0].sent
     slow.close()
     publishers[0].wait_sent(sent + 500)
     stop(publishers, subscribers)
@@ -116,7 +119,8 @@ def test_the_death_of_its_worker_frees_the_publishers(start_broker: StartBroker,
     publisher = Publisher(on(broker, 0), "p0", name, padding=PADDING)
     for actor in (subscriber, publisher):
         actor.start()
-    sent = publisher.wait_stalled()
+    wait_standstill([publisher], [subscriber])
+    sent = publisher.sent
     os.kill(broker.worker_pids()[1], signal.SIGKILL)
     publisher.wait_sent(sent + 500)
     stop([publisher], [subscriber])
@@ -129,12 +133,13 @@ def test_a_reborn_worker_hears_what_is_held_up(start_broker: StartBroker, on: Co
     slow.subscribe(name)
     before = Publisher(on(broker, 0), "before", name, padding=PADDING)
     before.start()
-    before.wait_stalled()
+    wait_standstill([before], [])
     os.kill(broker.worker_pids()[0], signal.SIGKILL)
     broker.wait_event("worker.ready", slot=0, incarnation=2, timeout=LONG)
     again = Publisher(on(broker, 0), "again", name, padding=PADDING)
     again.start()
-    sent = again.wait_stalled(15)
+    wait_standstill([again], [], 15)
+    sent = again.sent
     assert not broker.events("connection.closed", reason="slow-consumer")
     slow.close()
     again.wait_sent(sent + 10)
