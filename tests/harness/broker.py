@@ -150,6 +150,9 @@ class Broker:
         self.addresses = [_address(text) for text in found["addresses"].split(", ")]
         if int(found["workers"]) != self.workers:
             raise self.failure(f"{self.workers} workers were asked for: {self.ready_line}")
+        if self._log_level in ("debug", "info"):
+            # The log comes by another pipe, and may be read later than the ready line.
+            self._wait(lambda: len(self.worker_pids()) == self.workers, timeout, "the workers' process ids")
 
     def terminate(self) -> None:
         """SIGTERM, once: a second one would mean to stop at once."""

@@ -36,7 +36,7 @@ CONFIG: dict[str, object] = {
     },
     "listener": [
         {"bind": "127.0.0.1:0"},
-        {"bind": "127.0.0.1:0", "heart_beat": {"minimum": "400ms", "wish": "0s"}},
+        {"bind": "127.0.0.1:0", "heart_beat": {"minimum": "400ms", "wish": "400ms"}},
     ],
     "destination": [
         {"pattern": "/topic/drop.>", "slow_consumer": "drop"},
@@ -240,6 +240,20 @@ def test_a_large_answer_to_one_does_not_delay_the_beats_of_others(slow_broker: B
         beats = beating.collect_beats(1.6)
     assert max(later - earlier for earlier, later in pairwise(beats)) <= 0.4
     slow_broker.wait_event("subscriber.dropping", session=slow.session)
+
+
+@pytest.mark.statement(52, 115)
+def test_a_publisher_that_is_kept_waiting_is_not_taken_for_dead(slow_broker: Broker, connect: Connect) -> None:
+    # Its beats lie unread in the kernel for longer than the 0.8 s of silence it is allowed.
+    slow = connect(lazy=True)
+    publisher = connect(listener=BEATING, headers=[("heart-beat", "400,0")])
+    slow.subscribe("/topic/block.waiting")
+    with working(lambda: publish(publisher, "/topic/block.waiting")):
+        slow_broker.wait_event("subscriber.slow", session=slow.session)
+        assert slow.readable() and not publisher.readable()
+        time.sleep(1.4)
+        slow.widen()
+        expect_numbers(slow)
 
 
 @pytest.mark.statement(115)
