@@ -38,7 +38,7 @@ def test_siblings_clients_never_notice(start_broker: StartBroker, on: ConnectOn,
         actor.start()
     for life in (1, 2, 3):
         victims = [on(broker, 2), on(broker, 2)]
-        victims[0].subscribe(f"{name}a")
+        victims[0].frame("SUBSCRIBE", [("destination", f"{name}a"), ("id", "0")])
         victims[0].expect("MESSAGE")
         # What the dead worker's clients publish reaches everybody up to a point; nothing of it may be torn.
         victims[1].publish(f"{name}.other", b"x" * 100_000)
