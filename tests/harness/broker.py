@@ -234,15 +234,23 @@ class Broker:
 
     # --- its log
 
-    def events(self, name: str | None = None, **fields: object) -> list[Event]:
-        """The log's events so far with this name and these fields, oldest first."""
+    @property
+    def position(self) -> int:
+        """How many events there are: as `since` it leaves those out. Addresses of clients do repeat."""
         with self._changed:
-            return [event for event in self._events if _fits(event, name, fields)]
+            return len(self._events)
 
-    def wait_event(self, name: str, *, timeout: float = 10.0, count: int = 1, **fields: object) -> Event:
-        """The `count`th event of that name with these fields, waiting for it at most `timeout`."""
-        self._wait(lambda: len(self.events(name, **fields)) >= count, timeout, f"{name} {fields} x{count}")
-        return self.events(name, **fields)[count - 1]
+    def events(self, name: str | None = None, *, since: int = 0, **fields: object) -> list[Event]:
+        """The log's events with this name and these fields, oldest first, without the first `since` of all."""
+        with self._changed:
+            return [event for event in self._events[since:] if _fits(event, name, fields)]
+
+    def wait_event(
+        self, name: str, *, timeout: float = 10.0, count: int = 1, since: int = 0, **fields: object
+    ) -> Event:
+        """The `count`th event that `events` would give, waiting for it at most `timeout`."""
+        self._wait(lambda: len(self.events(name, since=since, **fields)) >= count, timeout, f"{name} {fields} x{count}")
+        return self.events(name, since=since, **fields)[count - 1]
 
     @property
     def stderr_noise(self) -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 
 from tests.conftest import HASTY, HOSTED, MAIN, Connect, StartBroker
 from tests.harness.broker import Broker
+from tests.harness.timed import timed
 from tests.harness.wire import VERSIONS, Wire, connect_on, encode
 
 ALL = pytest.mark.parametrize("version", VERSIONS)
@@ -217,12 +218,13 @@ def test_the_error_of_a_refused_connect_arrives_though_the_client_goes_on_sendin
 @pytest.mark.statement(57)
 @pytest.mark.parametrize("first", [b"", b"\n", b"\r\n\n", b"CONN", b"CONNECT\naccept-version:1.2\nhost:h\n"])
 def test_a_client_that_says_nothing_is_sent_away(broker: Broker, wire: Open, first: bytes) -> None:
-    client = wire(HASTY)
+    before = broker.position
     started = time.monotonic()
+    client = wire(HASTY)
     client.send(first)
     client.expect_error("connect-timeout")
     assert time.monotonic() - started >= 0.25
-    closed = broker.wait_event("connection.closed", peer=client.peer)
+    closed = broker.wait_event("connection.closed", since=before, peer=client.peer)
     assert closed["reason"] == "connect-timeout"
 
 
@@ -237,6 +239,7 @@ def test_line_ends_do_not_prolong_the_connect_timeout(wire: Open) -> None:
 
 
 @pytest.mark.statement(57)
+@timed
 def test_a_connected_client_has_no_connect_timeout(wire: Open) -> None:
     client = wire(HASTY)
     client.connect("1.2")

@@ -133,13 +133,14 @@ LOGIN_CASES = [
 def test_a_fault_before_the_session(
     broker: Broker, wire: Callable[..., Wire], code: str, command: str, listener: int, block: bytes
 ) -> None:
+    before = broker.position
     client = wire(listener)
     client.send(block)
     error = client.expect_error(code)
     check(error, code)
     if command:
         assert error["frame"] == command
-    line = broker.wait_event("connection.closed", peer=client.peer)
+    line = broker.wait_event("connection.closed", since=before, peer=client.peer)
     assert line["error_code"] == code
     assert SECRET not in str(line)
 

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import BEATING, MAIN, Connect
 from tests.harness.broker import Broker
+from tests.harness.timed import timed
 from tests.harness.wire import VERSIONS, Wire, encode
 
 NEWER = pytest.mark.parametrize("version", VERSIONS[1:])
@@ -35,6 +36,7 @@ def send_for(wire: Wire, seconds: float, pieces: list[bytes], interval: float) -
 
 @pytest.mark.statement(46)
 @NEWER
+@timed
 def test_without_the_header_nobody_beats(connect: Connect, version: str) -> None:
     wire = connect(version, listener=BEATING)
     assert wire.collect_beats(3 * SILENCE) == []
@@ -44,6 +46,7 @@ def test_without_the_header_nobody_beats(connect: Connect, version: str) -> None
 @pytest.mark.statement(46, 47)
 @NEWER
 @pytest.mark.parametrize("header", ["0,0", "1,0"])
+@timed
 def test_zero_means_the_broker_never_beats(connect: Connect, version: str, header: str) -> None:
     wire = connect(version, [("heart-beat", header)], listener=MAIN)
     assert wire.collect_beats(0.6) == []
@@ -51,6 +54,7 @@ def test_zero_means_the_broker_never_beats(connect: Connect, version: str, heade
 
 @pytest.mark.statement(47)
 @NEWER
+@timed
 def test_zero_means_the_client_need_not_beat(connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "0,200")], listener=BEATING)
     assert wire.collect_beats(3 * SILENCE)
@@ -65,6 +69,7 @@ def test_connected_offers_what_is_configured(connect: Connect, version: str, lis
     assert connected is not None and connected["heart-beat"] == offered
 
 
+@timed
 def test_1_0_has_no_heart_beats(connect: Connect) -> None:
     wire = connect("1.0", [("heart-beat", "100,100")], listener=BEATING)
     assert wire.connected is not None and "heart-beat" not in wire.connected
@@ -75,6 +80,7 @@ def test_1_0_has_no_heart_beats(connect: Connect) -> None:
 @pytest.mark.statement(47, 48, 49, 50)
 @NEWER
 @pytest.mark.parametrize(("wish", "interval"), [(1, SERVER), (200, 0.2), (500, 0.5)])
+@timed
 def test_the_broker_keeps_its_interval(connect: Connect, version: str, wish: int, interval: float) -> None:
     wire = connect(version, [("heart-beat", f"0,{wish}")], listener=BEATING)
     connected = time.monotonic()
@@ -88,6 +94,7 @@ def test_the_broker_keeps_its_interval(connect: Connect, version: str, wish: int
 
 @pytest.mark.statement(48)
 @NEWER
+@timed
 def test_data_is_a_beat_too_and_beats_never_cut_a_frame(connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "0,200")], listener=BEATING)
     wire.subscribe("/topic/beats")
@@ -102,6 +109,7 @@ def test_data_is_a_beat_too_and_beats_never_cut_a_frame(connect: Connect, versio
 
 @pytest.mark.statement(47, 51)
 @NEWER
+@timed
 def test_a_silent_client_is_dead_after_twice_its_promise(broker: Broker, connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "100,0")], listener=BEATING)
     started = time.monotonic()
@@ -113,6 +121,7 @@ def test_a_silent_client_is_dead_after_twice_its_promise(broker: Broker, connect
 
 @pytest.mark.statement(47)
 @NEWER
+@timed
 def test_the_slower_of_the_two_decides(connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "700,0")], listener=BEATING)
     started = time.monotonic()
@@ -126,6 +135,7 @@ def test_the_slower_of_the_two_decides(connect: Connect, version: str) -> None:
     [("1.1", b"\n"), ("1.2", b"\n"), ("1.2", b"\r\n")],
     ids=["1.1-lf", "1.2-lf", "1.2-crlf"],
 )
+@timed
 def test_a_client_that_beats_on_time_stays(connect: Connect, version: str, beat: bytes) -> None:
     wire = connect(version, [("heart-beat", "200,0")], listener=BEATING)
     send_for(wire, 3 * SILENCE, [beat], SERVER)
@@ -133,6 +143,7 @@ def test_a_client_that_beats_on_time_stays(connect: Connect, version: str, beat:
 
 
 @pytest.mark.statement(109)
+@timed
 def test_half_a_crlf_per_beat_is_enough(connect: Connect) -> None:
     wire = connect("1.2", [("heart-beat", "200,0")], listener=BEATING)
     send_for(wire, 2 * SILENCE, [b"\r", b"\n"], SERVER)
@@ -142,6 +153,7 @@ def test_half_a_crlf_per_beat_is_enough(connect: Connect) -> None:
 
 @pytest.mark.statement(52)
 @NEWER
+@timed
 def test_the_bytes_of_a_frame_that_still_arrives_count(connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "200,200")], listener=BEATING)
     wire.subscribe("/topic/beats")
@@ -159,6 +171,7 @@ def test_the_bytes_of_a_frame_that_still_arrives_count(connect: Connect, version
 
 @pytest.mark.statement(52)
 @NEWER
+@timed
 def test_reading_does_not_delay_the_brokers_own_beats(connect: Connect, version: str) -> None:
     wire = connect(version, [("heart-beat", "0,200")], listener=BEATING)
     seen = [time.monotonic()]

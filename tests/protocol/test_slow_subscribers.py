@@ -17,6 +17,7 @@ import pytest
 
 from tests.conftest import StartBroker
 from tests.harness.broker import Broker
+from tests.harness.timed import timed
 from tests.harness.wire import Frame, Headers, Wire, connect_on, encode
 
 ACROSS = pytest.mark.parametrize("slot", [0, 1], ids=["same-worker", "other-worker"])
@@ -149,6 +150,7 @@ def test_block_pauses_the_publisher_until_the_subscriber_reads(
 
 @pytest.mark.statement(115)
 @ACROSS
+@timed
 def test_block_ends_with_the_disconnection_of_who_never_reads(slow_broker: Broker, connect: Connect, slot: int) -> None:
     slow, fast, publisher = connect(lazy=True), connect(), connect(slot)
     for wire in (slow, fast):
@@ -232,6 +234,7 @@ def test_one_message_larger_than_the_outbox_is_delivered(connect: Connect) -> No
 
 
 @pytest.mark.statement(114)
+@timed
 def test_a_large_answer_to_one_does_not_delay_the_beats_of_others(slow_broker: Broker, connect: Connect) -> None:
     slow, publisher = connect(lazy=True), connect()
     beating = connect(listener=BEATING, headers=[("heart-beat", "0,400")])
@@ -243,6 +246,7 @@ def test_a_large_answer_to_one_does_not_delay_the_beats_of_others(slow_broker: B
 
 
 @pytest.mark.statement(52, 115)
+@timed
 def test_a_publisher_that_is_kept_waiting_is_not_taken_for_dead(slow_broker: Broker, connect: Connect) -> None:
     # Its beats lie unread in the kernel for longer than the 0.8 s of silence it is allowed.
     slow = connect(lazy=True)
