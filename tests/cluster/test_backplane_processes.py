@@ -32,7 +32,7 @@ class Process:
         with theirs:
             arguments = [str(value) for value in (theirs.fileno(), slot, incarnation, directory, mark)]
             self._process = subprocess.Popen(
-                [sys.executable, "-X", "dev", "-W", "error", "-m", "tests.cluster.backplane_peer", *arguments],
+                [sys.executable, "-X", "faulthandler", "-W", "error", "-m", "tests.cluster.backplane_peer", *arguments],
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.PIPE,
                 cwd=ROOT,
