@@ -26,7 +26,7 @@ class Peer:
     def __init__(self, loop: asyncio.AbstractEventLoop, slot: int, incarnation: int, directory: str, mark: int) -> None:
         self.loop = loop
         self.backplane = ZmqBackplane(
-            loop, slot, incarnation, "boot", directory, self, high_water_mark=mark, retry_interval=0.02
+            loop, slot, incarnation, directory, self, high_water_mark=mark, retry_interval=0.02
         )
         self.slot = slot
         self.prefix = b"%d.%d" % (slot, incarnation)

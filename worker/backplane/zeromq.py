@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import zlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ Done = Callable[[], None]
 
 
 class ZmqBackplane:
-    """See `interface.Backplane`. `boot` keeps the endpoints of two starts of the broker apart;
+    """See `interface.Backplane`. `runtime_dir` belongs to one start of the broker, so endpoints never repeat in it;
     `high_water_mark` counts messages per link and direction, `retry_interval` is seconds. All methods
     belong to the loop's thread.
     """
@@ -45,7 +44,6 @@ class ZmqBackplane:
         loop: asyncio.AbstractEventLoop,
         slot: int,
         incarnation: int,
-        boot: str,
         runtime_dir: str,
         events: BackplaneEvents,
         *,
@@ -70,7 +68,7 @@ class ZmqBackplane:
         self._barrier_due = False
         self._ending = Ending()
         self._ready_prefix = wire.ready_prefix(self._self)
-        path = os.path.join(runtime_dir, f"w{slot}.{incarnation}-{zlib.crc32(boot.encode()):08x}")
+        path = os.path.join(runtime_dir, f"w{slot}.{incarnation}")
         self._sockets = Sockets(
             loop,
             path,

@@ -31,9 +31,7 @@ def zeromq(
     *,
     retry_interval: float = 0.02,
 ) -> Backplane:
-    return ZmqBackplane(
-        loop, slot, incarnation, "boot", directory, events, high_water_mark=4, retry_interval=retry_interval
-    )
+    return ZmqBackplane(loop, slot, incarnation, directory, events, high_water_mark=4, retry_interval=retry_interval)
 
 
 IMPLEMENTATIONS: dict[str, Make] = {"zeromq": zeromq}
