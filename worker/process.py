@@ -111,7 +111,6 @@ class WorkerProcess:
                 self._loop,
                 start.slot,
                 start.incarnation,
-                start.boot,
                 start.runtime_dir,
                 core,
                 high_water_mark=config.backplane.high_water_mark,
