@@ -77,6 +77,7 @@ class Broker:
         self._readers: list[threading.Thread] = []
         self._excused: set[int] = set()
         self._told_to_stop = False
+        self._guard: subprocess.Popen[bytes] | None = None
 
     # --- life
 
@@ -133,6 +134,15 @@ class Broker:
             errors="backslashreplace",
             start_new_session=True,
         )
+        # A test run that is killed runs no teardown. The end of this pipe tells the guard, and without their front the
+        # workers end by themselves.
+        self._guard = subprocess.Popen(
+            ["/bin/sh", "-c", f"read _; kill -KILL {self.process.pid}; rm -rf '{self.directory}'"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
         assert self.process.stdout is not None and self.process.stderr is not None
         for stream, take in ((self.process.stdout, self._take_stdout), (self.process.stderr, self._take_log)):
             reader = threading.Thread(target=self._read, args=(stream, take), daemon=True)
@@ -185,6 +195,10 @@ class Broker:
 
     def discard(self) -> None:
         """Kill what still runs and remove every file; never raises for a broker that is gone already."""
+        if self._guard is not None:
+            # First of all: once the front is reaped its process id may become another's.
+            self._guard.kill()
+            self._guard.communicate()
         if self.process is not None:
             self._kill_family()
             self.process.wait()
