@@ -38,23 +38,24 @@ from broker.notify import Notifier
 from broker.runtime_dir import RuntimeDir
 from broker.supervisor import Supervisor
 from broker.workers import WORKER_COMMAND, WorkerProcess
-from common.config import Config
+from common.config import Config, ConfigError, changes, check_reload
 from common.exitcodes import ExitCode
-from common.log import Event, EventLog
-from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start
+from common.log import Event, EventLog, Level
+from common.messages import Bound, CannotStart, Configure, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start
 from common.release import VERSION
 
 __all__ = ["Front", "run"]
 
 
-def run(config: Config, *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
+def run(config: Config, reload: Callable[[], Config], *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     """Serve until told to stop; returns the exit code (`common.exitcodes`).
 
-    Never raises for what an operator can mend: that is one line on stderr and `ExitCode.CANNOT_START`.
+    `reload` reads the configuration again, from wherever `config` came from, or raises `ConfigError`. Never raises
+    for what an operator can mend: that is one line on stderr and `ExitCode.CANNOT_START`.
     """
     log = EventLog("front", config.log.level, config.log.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Front(config, log, worker_command=worker_command).serve())
+        return runner.run(Front(config, log, reload, worker_command=worker_command).serve())
 
 
 def print_line(line: str) -> None:
@@ -64,18 +65,21 @@ def print_line(line: str) -> None:
 
 
 class Front:
-    """One broker. `worker_command` is what runs as a worker, `announce` takes the ready line."""
+    """One broker. `reload` is asked for the configuration at each SIGHUP, `worker_command` is what runs as a worker,
+    `announce` takes the ready line."""
 
     def __init__(
         self,
         config: Config,
         log: EventLog,
+        reload: Callable[[], Config],
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
         announce: Callable[[str], None] = print_line,
     ) -> None:
         self._config = config
         self._log = log
+        self._reload = reload
         self._command = worker_command
         self._announce = announce
         self._size = config.broker.worker_count()
@@ -139,14 +143,44 @@ class Front:
 
     def _on_signal(self, number: signal.Signals) -> None:
         if number is signal.SIGHUP:
-            does = "reload is not supported; restart to apply a new configuration"
-            self._log.warning(Event.BROKER_SIGNAL, signal=number.name, does=does)
+            does = "nothing while stopping" if self._supervisor.is_stopping else "reload the configuration"
+            self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
+            if not self._supervisor.is_stopping:
+                self._reconfigure()
             return
         is_second = self._supervisor.is_stopping
         does = "stop at once" if is_second else "drain and stop; a second signal stops at once"
         self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
         now = self._loop.time()
         self._act(self._supervisor.stop(now) if is_second else self._supervisor.drain(now))
+
+    def _reconfigure(self) -> None:
+        """Take a new configuration whole, or leave everything as it is."""
+        if self._supervisor.is_announced:
+            self._notifier.reloading("reloading the configuration")
+        outcome = ""
+        try:
+            config = self._reload()
+            check_reload(self._config, config)
+        except ConfigError as error:
+            for mistake in error.mistakes:
+                self._log.error(Event.CONFIG_REFUSED, reason=str(mistake))
+            outcome = "; the last reload was refused, see the log"
+        else:
+            self._apply(config)
+        if self._supervisor.is_announced:
+            self._notifier.ready(self._status(self._supervisor.ready) + outcome)
+
+    def _apply(self, config: Config) -> None:
+        changed = ", ".join(changes(self._config, config)) or "nothing"
+        self._config = config
+        self._dumped_config = config.model_dump(mode="json")
+        self._log.level = Level.named(config.log.level)
+        self._log.info(Event.CONFIG_RELOADED, changed=changed)
+        for slot in list(self._workers):
+            self._send(slot, Configure(self._dumped_config))
+        now = self._loop.time()
+        self._act(self._supervisor.configure(config.supervision, config.broker.drain_timeout, now))
 
     def on_message(self, worker: WorkerProcess, message: Message) -> None:
         now = self._loop.time()
@@ -265,14 +299,21 @@ class Front:
         self._act(self._supervisor.spawned(slot, worker.pid, now))
 
     def _tell(self, ready: int, first: bool) -> None:
-        addresses = ", ".join(listener.address for listener in self._listeners)
-        noun = "worker" if self._size == 1 else "workers"
         if first:
-            self._log.info(Event.BROKER_READY, addresses=addresses, workers=self._size)
-            self._announce(f"stampede {VERSION} ready on {addresses} with {self._size} {noun}")
-            self._notifier.ready(f"{ready} of {self._size} {noun} ready on {addresses}")
+            self._log.info(Event.BROKER_READY, addresses=self._addresses(), workers=self._size)
+            self._announce(f"stampede {VERSION} ready on {self._addresses()} with {self._noun()}")
+            self._notifier.ready(self._status(ready))
         else:
-            self._notifier.status(f"{ready} of {self._size} {noun} ready on {addresses}")
+            self._notifier.status(self._status(ready))
+
+    def _status(self, ready: int) -> str:
+        return f"{ready} of {self._noun()} ready on {self._addresses()}"
+
+    def _noun(self) -> str:
+        return f"{self._size} {'worker' if self._size == 1 else 'workers'}"
+
+    def _addresses(self) -> str:
+        return ", ".join(listener.address for listener in self._listeners)
 
 
 def runtime_dir(config: Config) -> Path | None:

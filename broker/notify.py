@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping, MutableMapping
 
 __all__ = ["VARIABLES", "Notifier", "forget"]
@@ -49,6 +50,12 @@ class Notifier:
 
     def status(self, status: str) -> None:
         self._send(f"STATUS={status}")
+
+    def reloading(self, status: str) -> None:
+        """The broker reads its configuration again; `ready` ends that, whatever came of it."""
+        # The service manager wants the time, to tell this announcement from one before its request.
+        microseconds = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={microseconds}\nSTATUS={status}")
 
     def stopping(self, status: str) -> None:
         self._send(f"STOPPING=1\nSTATUS={status}")

@@ -129,6 +129,11 @@ class Supervisor:
         return sum(slot.state is _State.READY for slot in self._slots)
 
     @property
+    def is_announced(self) -> bool:
+        """Whether every worker of the first generation accepted clients, if only for a moment."""
+        return self._announced
+
+    @property
     def is_stopping(self) -> bool:
         return self._phase is not _Phase.RUNNING
 
@@ -287,6 +292,24 @@ class Supervisor:
         return self._take()
 
     # --- what the operator wants
+
+    def configure(self, timing: Timing, drain_timeout: float, now: float) -> list[Action]:
+        """Go by these from now on. Whatever is being waited for is waited for anew, but a back-off never longer."""
+        self._drain_timeout = drain_timeout
+        if timing != self._timing:
+            self._timing = timing
+            self._last_tick = now
+            for slot in self._slots:
+                match slot.state:
+                    case _State.WAITING:
+                        slot.due = min(slot.due, now + timing.backoff_max)
+                    case _State.STARTING:
+                        slot.due = now + timing.start_timeout
+                    case _State.READY if slot.ping_sent is not None:
+                        slot.due = now + timing.hang_timeout
+                    case _State.READY:
+                        slot.due = now + timing.ping_interval
+        return self._take()
 
     def drain(self, now: float, code: ExitCode = ExitCode.OK) -> list[Action]:
         """Let every worker finish and exit, bounded by the drain timeout."""

@@ -91,6 +91,10 @@ class Event(StrEnum):
     DRAIN_FINISHED = "drain.finished"
     """A worker has said goodbye to all of its clients."""
     CONFIG_LOADED = "config.loaded"
+    CONFIG_RELOADED = "config.reloaded"
+    """A process goes by a new configuration; `changed` names the keys, in the front."""
+    CONFIG_REFUSED = "config.refused"
+    """A new configuration is not taken, the running one stays. A line for each `reason`."""
     INTERNAL_ERROR = "internal.error"
     """A bug: please report it with this line."""
 

@@ -16,6 +16,7 @@ __all__ = [
     "MAX_MESSAGE_BYTES",
     "Bound",
     "CannotStart",
+    "Configure",
     "ControlDecoder",
     "ControlError",
     "Drain",
@@ -70,6 +71,13 @@ class Roster(Message):
     """Every live worker whose backplane is bound, the receiver included: `[slot, incarnation, endpoint]`."""
 
     members: list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Configure(Message):
+    """Go by `config` from now on. It differs from the one in `Start` in keys that are hot only."""
+
+    config: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,6 +235,17 @@ class Connection(asyncio.Protocol):
         )
         self.core.soon(self.fail, error, CloseReason.SLOW_CONSUMER)
 
+    # --- settings
+
+    def reconfigure(self) -> None:
+        """The settings of the worker are new: whatever was copied from the old ones follows them. What was agreed with
+        the client, its heart-beats, stays."""
+        settings = self.core.settings
+        if self.transactions is not None:
+            self.transactions.limit(settings.transactions, settings.transaction_frames, settings.transaction_bytes)
+        if self.outbox is not None:
+            self.outbox.apply_policies(self.core.router.policy)
+
     # --- transactions
 
     def open_transactions(self) -> Transactions:

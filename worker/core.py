@@ -70,6 +70,16 @@ class Core:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
 
+    def configure(self, settings: Settings) -> None:
+        """Go by `settings` from now on: what is read next, by whomever, is held to them."""
+        self.settings = settings
+        self.router.configure(settings.policies, settings.unacknowledged)
+        self.ingest.configure(
+            settings.limits, settings.login_limits, settings.destination_bytes, settings.header_cache_bytes
+        )
+        for connection in list(self.connections):
+            connection.reconfigure()
+
     # --- connections
 
     def session_id(self, number: int) -> str:

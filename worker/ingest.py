@@ -121,9 +121,19 @@ class Ingest:
     ) -> None:
         self._handlers = handlers
         self._ids = ids
+        self._rules: tuple[Limits, int, int] | None = None
+        self._caches: tuple[RouteCache, ...] = ()
+        self.configure(limits, login_limits, destination_bytes, cache_bytes)
+
+    def configure(self, limits: Limits, login_limits: Limits, destination_bytes: int, cache_bytes: int) -> None:
+        """Go by these for every frame that is not whole yet, and for all that follow; not to be called by a handler."""
         self._limits = limits
         self._login_limits = login_limits
-        self._caches = tuple(RouteCache(each, limits, destination_bytes, cache_bytes // 3) for each in Version)
+        rules = (limits, destination_bytes, cache_bytes // 3)
+        if rules != self._rules:
+            self._rules = rules
+            # What is remembered was measured by the old limits, and is never measured again.
+            self._caches = tuple(RouteCache(each, *rules) for each in Version)
 
     def read(self, connection: Connection, data: bytes) -> None:
         """Take one read. Never raises StompError: a fault is answered by `Handlers.refuse`."""

@@ -8,6 +8,7 @@ bytes; for as long as `block_timeout` allows, and never above `max` bytes.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -95,6 +96,14 @@ class Outbox:
         self.deadline = NEVER
         for destination in blocking:
             self._connection.core.unblock(destination, self._connection)
+
+    def apply_policies(self, policy: Callable[[bytes], str]) -> None:
+        """Let those publishers go on whose destination does not `block` any more, as `policy` says."""
+        for destination in [each for each in self._blocking if each[:1] != b"\0" and policy(each) != "block"]:
+            self._blocking.remove(destination)
+            self._connection.core.unblock(destination, self._connection)
+        if not self._blocking:
+            self.deadline = NEVER
 
     def _block(self, destination: bytes) -> None:
         connection = self._connection

@@ -16,8 +16,21 @@ from typing import Any
 
 from common.config import Config
 from common.exitcodes import ExitCode
-from common.log import Event, EventLog
-from common.messages import Bound, CannotStart, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start, Stop
+from common.log import Event, EventLog, Level
+from common.messages import (
+    Bound,
+    CannotStart,
+    Configure,
+    Drain,
+    Drained,
+    Message,
+    Ping,
+    Pong,
+    Ready,
+    Roster,
+    Start,
+    Stop,
+)
 from common.release import VERSION
 from worker.backplane.interface import Member
 from worker.backplane.zeromq import ZmqBackplane
@@ -41,6 +54,7 @@ class WorkerProcess:
         self._start: Start | None = None
         self._core: Core | None = None
         self._config: Config | None = None
+        self._listeners: dict[int, ListenerSettings] = {}
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._joining = False
@@ -77,6 +91,8 @@ class WorkerProcess:
                 if not self._joining:
                     self._joining = True
                     self._core.backplane.when_joined(self._joined)
+            case Configure(config) if self._core is not None:
+                self._configure(self._core, Config.model_validate(config))
             case Drain(seconds):
                 self._drain(seconds)
             case Stop():
@@ -103,8 +119,6 @@ class WorkerProcess:
         self._start = start
         config = self._config = Config.model_validate(start.config)
         self._log = EventLog(f"worker-{start.slot}", config.log.level, config.log.format)
-        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        settings = Settings.of(config, VERSION, open_files)
 
         def make_backplane(core: Core) -> ZmqBackplane:
             return ZmqBackplane(
@@ -119,7 +133,7 @@ class WorkerProcess:
 
         self._core = Core(
             self._loop,
-            settings,
+            self._settings(config),
             self._log,
             MessageIds(start.slot, start.boot, start.incarnation),
             f"{start.slot}-{start.boot}.{start.incarnation:x}-",
@@ -133,6 +147,21 @@ class WorkerProcess:
             return
         self._send(Bound(endpoint))
 
+    def _settings(self, config: Config) -> Settings:
+        """The settings of the whole worker; those of its listeners are put in their place."""
+        if self._start is not None:
+            self._listeners = {
+                index: Settings.listener(config, index, name) for _, index, name in self._start.listeners
+            }
+        open_files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return Settings.of(config, VERSION, open_files)
+
+    def _configure(self, core: Core, config: Config) -> None:
+        self._config = config
+        self._log.level = Level.named(config.log.level)
+        core.configure(self._settings(config))
+        self._log.info(Event.CONFIG_RELOADED)
+
     def _joined(self) -> None:
         if not self._draining:
             self._spawn(self._accept())
@@ -141,10 +170,9 @@ class WorkerProcess:
         start, config, core = self._start, self._config, self._core
         if start is None or config is None or core is None:
             return
-        for descriptor, index, name in start.listeners:
-            listener = Settings.listener(config, index, name)
+        for descriptor, index, _name in start.listeners:
             server = await self._loop.create_server(
-                _factory(core, listener),
+                self._factory(core, index),
                 sock=socket.socket(fileno=descriptor),
                 backlog=config.listener[index].backlog,
             )
@@ -154,6 +182,10 @@ class WorkerProcess:
             return
         self._log.debug(Event.BACKPLANE_JOINED)
         self._send(Ready())
+
+    def _factory(self, core: Core, index: int) -> Callable[[], Connection]:
+        # Looked up anew for each connection, because a reload replaces them.
+        return lambda: Connection(core, self._listeners[index])
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
@@ -227,7 +259,3 @@ class WorkerProcess:
         self._log.error(Event.INTERNAL_ERROR, what=context.get("message", ""), stack=stack)
         if isinstance(transport, asyncio.Transport):
             transport.abort()
-
-
-def _factory(core: Core, listener: ListenerSettings) -> Callable[[], Connection]:
-    return lambda: Connection(core, listener)

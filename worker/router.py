@@ -89,15 +89,24 @@ Gathered = dict["Connection", list[bytes]]
 class Router:
     def __init__(self, backplane: Backplane, policies: tuple[tuple[bytes, str], ...], max_unacknowledged: int) -> None:
         self._backplane = backplane
-        self._max_unacknowledged = max_unacknowledged
         self._entries: dict[bytes, dict[Selector | None, Entry]] = {}
         self._patterns: PatternTrie[Entry] = PatternTrie()
-        self._policies: PatternTrie[tuple[int, str]] = PatternTrie()
-        for number, (pattern, policy) in enumerate(policies):
-            self._policies.add(pattern, (number, policy))
         self._matches: dict[bytes, _Match] = {}
         self.subscriptions = 0
         self.delivered = 0
+        self.configure(policies, max_unacknowledged)
+
+    def configure(self, policies: tuple[tuple[bytes, str], ...], max_unacknowledged: int) -> None:
+        """Go by these `policies` (pattern, slow-consumer policy; the first match wins) and this limit from now on."""
+        self._max_unacknowledged = max_unacknowledged
+        self._policies: PatternTrie[tuple[int, str]] = PatternTrie()
+        for number, (pattern, policy) in enumerate(policies):
+            self._policies.add(pattern, (number, policy))
+        self._matches.clear()
+
+    def policy(self, destination: bytes) -> str:
+        """What to do with a subscriber to `destination` that does not keep up."""
+        return min(self._policies.match(destination), default=(0, "block"))[1]
 
     def subscribe(self, name: bytes, subscription: Subscription) -> Entry:
         """Route `name` to `subscription` from now on; the entry tells when the siblings do too."""
@@ -247,10 +256,9 @@ class Router:
             self._matches.clear()
         entries = self._patterns.match(destination)
         entries += [entry for entry in self._entries.get(destination, {}).values() if not entry.pattern]
-        _, policy = min(self._policies.match(destination), default=(0, "block"))
         match = self._matches[destination] = (
             tuple(entry for entry in entries if entry.selector is None),
-            policy,
+            self.policy(destination),
             tuple(entry for entry in entries if entry.selector is not None),
         )
         return match

@@ -37,10 +37,14 @@ class Transactions:
     __slots__ = ("_count", "_frames", "_open", "_size")
 
     def __init__(self, count: int, frames: int, size: int) -> None:
+        self._open: dict[str, Transaction] = {}
+        self.limit(count, frames, size)
+
+    def limit(self, count: int, frames: int, size: int) -> None:
+        """Go by these limits from now on; what is open already stays."""
         self._count = count
         self._frames = frames
         self._size = size
-        self._open: dict[str, Transaction] = {}
 
     def begin(self, name: str) -> None:
         """Raises StompError `duplicate-transaction` or `too-many-transactions`."""

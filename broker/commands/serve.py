@@ -1,4 +1,4 @@
-"""Run the broker in the foreground until SIGTERM or SIGINT.
+"""Run the broker in the foreground until SIGTERM or SIGINT; SIGHUP makes it read its configuration again.
 
 It prints one line with the real addresses on standard output once clients can connect, and logs to standard
 error. Flags win over STAMPEDE_ environment variables, and those over the file.
@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 
 from broker.commands.output import write_mistakes
-from common.config import ConfigError, load_config
+from common.config import Config, ConfigError, load_config
 from common.exitcodes import ExitCode
 
 NAME = "serve"
@@ -64,12 +64,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
+
+    def load() -> Config:
+        return load_config(arguments.config, os.environ, {key: given[key] for key in _KEYS})
+
     try:
-        config = load_config(arguments.config, os.environ, {key: given[key] for key in _KEYS})
+        config = load()
     except ConfigError as error:
         write_mistakes(error)
         return ExitCode.USAGE
     # Imported late, so that a mistake in the configuration is told before anything of the broker is loaded.
     from broker import front
 
-    return front.run(config)
+    return front.run(config, load)

@@ -1,8 +1,9 @@
-"""The configuration: its schema, how it is put together from file, environment and command line, and its
-reference."""
+"""The configuration: its schema, how it is put together from file, environment and command line, what of it may
+change while the broker runs, and its reference."""
 
 from __future__ import annotations
 
+from common.config.change import changes, check_reload
 from common.config.load import load_config
 from common.config.mistakes import ConfigError, Mistake
 from common.config.reference import render_reference
@@ -43,6 +44,8 @@ __all__ = [
     "Outbox",
     "SlowConsumer",
     "Supervision",
+    "changes",
+    "check_reload",
     "format_duration",
     "format_size",
     "load_config",

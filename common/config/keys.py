@@ -15,7 +15,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from common.config.kinds import Kind
+from common.config.kinds import Effect, Kind
 from common.config.schema import Config
 
 __all__ = ["KEYS", "PREFIX", "SECTIONS", "VARIABLES", "Key", "SectionInfo", "nearest"]
@@ -34,6 +34,7 @@ class Key:
     required: bool
     description: str
     variable: str
+    effect: Effect
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +70,10 @@ def _walk(model: type[BaseModel], path: str) -> Iterator[Key | SectionInfo]:
             yield from _walk(held[0], name)
             continue
         kind = next(item for item in field.metadata if isinstance(item, Kind))
+        effect = next(item for item in field.metadata if isinstance(item, Effect))
         required = field.is_required()
         default = None if required else field.default
-        yield Key(name, kind, default, required, field.description or "", _variable(name))
+        yield Key(name, kind, default, required, field.description or "", _variable(name), effect)
 
 
 _ALL = tuple(_walk(Config, ""))

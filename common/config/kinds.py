@@ -13,6 +13,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ from common.config.units import format_duration, format_size, parse_duration, pa
 from common.destination import split
 
 __all__ = [
+    "COLD",
+    "HOT",
     "BindAddress",
     "Choice",
     "Count",
     "Directory",
     "Duration",
+    "Effect",
     "Factor",
     "Flag",
     "HostNames",
@@ -46,6 +50,17 @@ def quote(text: str) -> str:
     """`text` as a TOML string on one line, whatever it holds."""
     quoted = json.dumps(text, ensure_ascii=False)
     return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in quoted)
+
+
+class Effect(Enum):
+    """When a changed value takes effect. Every key of the schema is marked with one of the two."""
+
+    HOT = "when the configuration is reloaded (SIGHUP)"
+    COLD = "after a restart"
+
+
+HOT = Effect.HOT
+COLD = Effect.COLD
 
 
 class Kind(ABC):

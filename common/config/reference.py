@@ -26,6 +26,13 @@ short, empty, or absent. From the weakest to the strongest:
 `stampede check-config FILE` tells every mistake with its key, its value and what is allowed. Unknown keys
 and unknown `STAMPEDE_` variables are mistakes.
 
+**SIGHUP** makes a running broker read the same file, environment and flags again, all or nothing: with a
+mistake in them, or with a changed key that takes effect after a restart only, everything stays as it was
+and a line in the log (`config.refused`) names each of them. Otherwise limits and policies count from the
+next frame of every connection; `hosts`, `connect_timeout` and `heart_beat` of a listener for the
+connections it accepts from then on. `[[destination]]` tables may come and go, `[[listener]]` tables may
+not.
+
 **Durations** are strings with a unit: `"500ms"`, `"10s"`, `"2m"`, `"1h"`. A plain number is seconds.
 **Sizes** are strings with a unit: `"10kB"`, `"5MB"`, `"1GB"` count in thousands, `"64KiB"`, `"4MiB"`,
 `"1GiB"` in 1,024s. A plain number is bytes.
@@ -88,4 +95,5 @@ def _entry(key: Key) -> str:
         f"- Default: {default}\n"
         f"- Allowed: {key.kind.allowed()}\n"
         f"- Environment: `{key.variable}`\n"
+        f"- A change takes effect: {key.effect.value}\n"
     )

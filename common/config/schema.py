@@ -15,6 +15,8 @@ from typing import Annotated, Literal, get_args
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.config.kinds import (
+    COLD,
+    HOT,
     BindAddress,
     Choice,
     Count,
@@ -67,31 +69,31 @@ class Section(BaseModel):
 class Broker(Section):
     """The broker as a whole: its processes and its directories."""
 
-    workers: Annotated[int | Literal["auto"], Count(1, MAX_WORKERS, "processes", auto=True)] = Field(
+    workers: Annotated[int | Literal["auto"], Count(1, MAX_WORKERS, "processes", auto=True), COLD] = Field(
         default="auto",
         description="Worker processes. `auto` is one per core this process may run on, because a worker"
         " keeps one core busy and a second one on the same core only adds hops. Bounded because every worker"
         " holds a link to every other.",
     )
-    data_dir: Annotated[Path, Directory()] = Field(
+    data_dir: Annotated[Path, Directory(), COLD] = Field(
         default=Path("stampede-data"),
         description="Where messages that must survive a restart are stored. Topics keep nothing, so the"
         " directory is made only when something is to be kept. A relative path counts from where the broker"
         " is started.",
     )
-    runtime_dir: Annotated[Path | None, Directory(optional=True)] = Field(
+    runtime_dir: Annotated[Path | None, Directory(optional=True), COLD] = Field(
         default=None,
         description="Where the workers' sockets to each other live. Unset, it is `$RUNTIME_DIRECTORY`"
         " (which systemd sets), and without that a private temporary directory that is removed at the end."
         " Its absolute path may have at most 80 bytes, because the kernel takes no socket path over 107.",
     )
-    drain_timeout: Annotated[float, Duration(0, 3600)] = Field(
+    drain_timeout: Annotated[float, Duration(0, 3600), HOT] = Field(
         default=10.0,
         description="How long a stopping broker goes on delivering what is queued before it closes the"
         " remaining connections. Keep it below the patience of the service manager (systemd: 90 s), which"
         " kills.",
     )
-    announce_version: Annotated[bool, Flag()] = Field(
+    announce_version: Annotated[bool, Flag(), HOT] = Field(
         default=True,
         description="Whether the `server` header of CONNECTED names the version. It helps clients report"
         " faults; turn it off where a port is open to strangers, whom it tells which faults to look for.",
@@ -107,29 +109,29 @@ class Broker(Section):
 class HeartBeat(Section):
     """Heart-beats of a listener, both ways (STOMP 1.2, section Heart-beating)."""
 
-    wish: Annotated[float, Duration(0, 3600)] = Field(
+    wish: Annotated[float, Duration(0, 3600), HOT] = Field(
         default=10.0,
         description="How often clients are asked to beat. `0s` asks for none: then a client that vanished"
         " without closing its connection is noticed only when the network gives up, after many minutes."
         " Unless it is `0s`, it lies between `minimum` and `maximum`.",
     )
-    minimum: Annotated[float, Duration(0.001, 3600)] = Field(
+    minimum: Annotated[float, Duration(0.001, 3600), HOT] = Field(
         default=0.5,
         description="The fastest beat the broker promises, whatever a client asks for, so that a client"
         " which asks for one every millisecond cannot make the broker spend its time on it.",
     )
-    maximum: Annotated[float, Duration(0.001, 86400)] = Field(
+    maximum: Annotated[float, Duration(0.001, 86400), HOT] = Field(
         default=60.0,
         description="The slowest beat: a client that asks for beats at all gets them at least this often,"
         " because routers and load balancers forget a connection that is silent for longer than a minute or"
         " a few.",
     )
-    send_factor: Annotated[float, Factor(0.1, 1.0)] = Field(
+    send_factor: Annotated[float, Factor(0.1, 1.0), HOT] = Field(
         default=0.5,
         description="The broker beats after this part of the interval it promised. Half leaves a whole beat"
         " of slack for a slow network; 1.0 makes strict clients hang up on the smallest delay.",
     )
-    receive_factor: Annotated[float, Factor(1.0, 100.0)] = Field(
+    receive_factor: Annotated[float, Factor(1.0, 100.0), HOT] = Field(
         default=2.0,
         description="A client is closed (after an ERROR) when it was silent for this many times the"
         " interval it promised, counted from the last byte read. Above 1.0 because clients beat late when"
@@ -140,24 +142,24 @@ class HeartBeat(Section):
 class Listener(Section):
     """An address at which clients are accepted. One `[[listener]]` table each; at least one."""
 
-    bind: Annotated[str, BindAddress()] = Field(
+    bind: Annotated[str, BindAddress(), COLD] = Field(
         default="127.0.0.1:61613",
         description="The address and port to listen at. Only this machine by default, since a broker open"
         " to a network is a decision. 61613 is the port every STOMP client knows; port 0 takes a free one,"
         " which the ready line names. Use `0.0.0.0` or `[::]` for every address.",
     )
-    backlog: Annotated[int, Count(1, 65535, "connections")] = Field(
+    backlog: Annotated[int, Count(1, 65535, "connections"), COLD] = Field(
         default=4096,
         description="Connections the kernel keeps waiting, per worker, until they are accepted. High,"
         " because all clients come back at once after a network failure. The kernel caps it at"
         " `net.core.somaxconn`.",
     )
-    hosts: Annotated[tuple[str, ...], HostNames()] = Field(
+    hosts: Annotated[tuple[str, ...], HostNames(), HOT] = Field(
         default=(),
         description="The `host` headers of CONNECT that are accepted; empty accepts any. Any by default,"
         " because clients put whatever name they happened to connect to there.",
     )
-    connect_timeout: Annotated[float, Duration(0.01, 600)] = Field(
+    connect_timeout: Annotated[float, Duration(0.01, 600), HOT] = Field(
         default=10.0,
         description="How long a new connection may take to send its whole CONNECT. Connections that never"
         " log in would otherwise fill `limits.connections`.",
@@ -179,66 +181,66 @@ class Limits(Section):
     """The most that a client can make the broker hold. What goes over is answered with an ERROR that names
     the limit."""
 
-    connections: Annotated[int | Literal["auto"], Count(1, 1_000_000, "connections", auto=True)] = Field(
+    connections: Annotated[int | Literal["auto"], Count(1, 1_000_000, "connections", auto=True), HOT] = Field(
         default="auto",
         description="Connections per worker. `auto` is the open-file limit of the process less 256, kept"
         " for the broker itself: running out of files would stop the broker from replacing a dead worker.",
     )
-    command_bytes: Annotated[int, Size(16, 1024)] = Field(
+    command_bytes: Annotated[int, Size(16, 1024), HOT] = Field(
         default=32,
         description="The command line of a frame. The longest command has 11 bytes; whatever speaks another"
         " protocol is recognised by having no line end early.",
     )
-    header_count: Annotated[int, Count(8, 10_000, "headers")] = Field(
+    header_count: Annotated[int, Count(8, 10_000, "headers"), HOT] = Field(
         default=128,
         description="Headers of one frame. Each costs time to decode, and few applications have more than 20.",
     )
-    header_line_bytes: Annotated[int, Size(64, MIB)] = Field(
+    header_line_bytes: Annotated[int, Size(64, MIB), HOT] = Field(
         default=16 * KIB,
         description="One header line, name and value. Room for a signed token, the largest thing seen in a header.",
     )
-    head_bytes: Annotated[int, Size(64, 16 * MIB)] = Field(
+    head_bytes: Annotated[int, Size(64, 16 * MIB), HOT] = Field(
         default=64 * KIB,
         description="Command and headers of a frame together. They are repeated to every subscriber, so"
         " large ones belong into the body.",
     )
-    login_head_bytes: Annotated[int, Size(64, 16 * MIB)] = Field(
+    login_head_bytes: Annotated[int, Size(64, 16 * MIB), HOT] = Field(
         default=16 * KIB,
         description="Command and headers before the client is logged in: tighter, because anybody who"
         " reaches the port may send them.",
     )
-    body_bytes: Annotated[int, Size(0, GIB)] = Field(
+    body_bytes: Annotated[int, Size(0, GIB), HOT] = Field(
         default=16 * MIB,
         description="The body of a frame. A message is in memory as a whole, once per worker that delivers"
         " it, so what is larger travels better by reference.",
     )
-    destination_bytes: Annotated[int, Size(16, 64 * KIB)] = Field(
+    destination_bytes: Annotated[int, Size(16, 64 * KIB), HOT] = Field(
         default=KIB,
         description="A destination's name. Names are keys of the routing tables of every worker, and are"
         " repeated in every message.",
     )
-    subscriptions: Annotated[int, Count(1, 1_000_000, "subscriptions")] = Field(
+    subscriptions: Annotated[int, Count(1, 1_000_000, "subscriptions"), HOT] = Field(
         default=10_000,
         description="Subscriptions of one connection. Each costs memory in every worker; clients that need"
         " more are better served by a wildcard.",
     )
-    unacknowledged: Annotated[int, Count(1, 10_000_000, "messages")] = Field(
+    unacknowledged: Annotated[int, Count(1, 10_000_000, "messages"), HOT] = Field(
         default=65_536,
         description="Messages delivered on one subscription with `ack:client` or `client-individual` and"
         " not yet acknowledged. Each must be remembered, and a client that never acknowledges would make"
         " that grow for ever.",
     )
-    transactions: Annotated[int, Count(1, 10_000, "transactions")] = Field(
+    transactions: Annotated[int, Count(1, 10_000, "transactions"), HOT] = Field(
         default=32,
         description="Open transactions of one connection. A client rarely has more than one at a time; many"
         " are a sign of COMMITs that were forgotten.",
     )
-    transaction_frames: Annotated[int, Count(1, 1_000_000, "frames")] = Field(
+    transaction_frames: Annotated[int, Count(1, 1_000_000, "frames"), HOT] = Field(
         default=10_000,
         description="Frames in one transaction. A COMMIT is carried out in one go, and all other clients of"
         " the worker wait that long.",
     )
-    transaction_bytes: Annotated[int, Size(1, GIB)] = Field(
+    transaction_bytes: Annotated[int, Size(1, GIB), HOT] = Field(
         default=16 * MIB,
         description="Bytes in one transaction. They wait in memory until COMMIT or ABORT.",
     )
@@ -257,29 +259,29 @@ class Limits(Section):
 class Outbox(Section):
     """What waits to be sent to one client. `low_bytes` <= `high_bytes` <= `max_bytes`."""
 
-    high_bytes: Annotated[int, Size(KIB, 4 * GIB)] = Field(
+    high_bytes: Annotated[int, Size(KIB, 4 * GIB), HOT] = Field(
         default=4 * MIB,
         description="Above this the publishers that feed the connection are paused. Room for a second or so"
         " of a fast topic, so that a short hiccup of a subscriber pauses nobody.",
     )
-    low_bytes: Annotated[int, Size(0, 4 * GIB)] = Field(
+    low_bytes: Annotated[int, Size(0, 4 * GIB), HOT] = Field(
         default=MIB,
         description="Below this they go on. Well under `high_bytes`, because stopping and going on in quick"
         " turns costs more than the pause.",
     )
-    max_bytes: Annotated[int, Size(KIB, 16 * GIB)] = Field(
+    max_bytes: Annotated[int, Size(KIB, 16 * GIB), HOT] = Field(
         default=64 * MIB,
         description="Above this the subscriber is disconnected at once, whatever the policy: it bounds the"
         " memory of a connection while publishers on other workers have yet to hear that they should pause."
         " Keep it above `limits.body_bytes`, else the largest messages disconnect whoever subscribes to"
         " them.",
     )
-    block_timeout: Annotated[float, Duration(0, 600)] = Field(
+    block_timeout: Annotated[float, Duration(0, 600), HOT] = Field(
         default=10.0,
         description="How long publishers are paused for a slow subscriber before it is disconnected"
         " instead. One stuck client must not stop a topic for good.",
     )
-    linger: Annotated[float, Duration(0, 60)] = Field(
+    linger: Annotated[float, Duration(0, 60), HOT] = Field(
         default=2.0,
         description="The time a closing connection gets to read its last frames, so that an ERROR or a"
         " RECEIPT arrives before the end of the connection does.",
@@ -290,11 +292,11 @@ class Destination(Section):
     """Rules for the destinations that match a pattern. One `[[destination]]` table each; the first match
     wins."""
 
-    pattern: Annotated[str, Pattern()] = Field(
+    pattern: Annotated[str, Pattern(), HOT] = Field(
         description="The destinations the rule is for. Words are separated by dots; `*` stands for one, `#`"
         ' for any number, a last `>` for the rest: `"/topic/ticks.>"`.',
     )
-    slow_consumer: Annotated[SlowConsumer, Choice(get_args(SlowConsumer))] = Field(
+    slow_consumer: Annotated[SlowConsumer, Choice(get_args(SlowConsumer)), HOT] = Field(
         default="block",
         description="What happens when a subscriber's outbox is full. `block` pauses the publishers, for at"
         " most `outbox.block_timeout`, since losing messages is a decision; `drop` leaves messages out for"
@@ -306,13 +308,13 @@ class Destination(Section):
 class Backplane(Section):
     """The links between workers."""
 
-    high_water_mark: Annotated[int, Count(1, 1_000_000, "batches")] = Field(
+    high_water_mark: Annotated[int, Count(1, 1_000_000, "batches"), COLD] = Field(
         default=64,
         description="Batches a link holds before the publishers feeding it are paused. A batch is what one"
         " read brought in, so 64 are enough to keep a busy sibling fed, and few enough to be bounded in"
         " memory.",
     )
-    retry_interval: Annotated[float, Duration(0.001, 1)] = Field(
+    retry_interval: Annotated[float, Duration(0.001, 1), COLD] = Field(
         default=0.02,
         description="How often a full link is tried again. ZeroMQ tells no sender that a full link has room"
         " again, so somebody has to look; 20 ms is not felt by a publisher that was paused.",
@@ -322,7 +324,7 @@ class Backplane(Section):
 class Cache(Section):
     """What workers remember to do work only once."""
 
-    header_blocks_bytes: Annotated[int, Size(0, GIB)] = Field(
+    header_blocks_bytes: Annotated[int, Size(0, GIB), HOT] = Field(
         default=64 * MIB,
         description="Header blocks already parsed and checked, per worker. Publishers repeat theirs, and"
         " finding one again costs a fraction of reading it. Only blocks seen twice are kept, about half a"
@@ -334,28 +336,28 @@ class Cache(Section):
 class Supervision(Section):
     """How the front looks after the workers."""
 
-    ping_interval: Annotated[float, Duration(0.01, 60)] = Field(
+    ping_interval: Annotated[float, Duration(0.01, 60), HOT] = Field(
         default=1.0,
         description="How often each worker is asked for a sign of life. It is answered from the worker's"
         " event loop, so a loop that is stuck does not answer. Below `hang_timeout`.",
     )
-    hang_timeout: Annotated[float, Duration(0.05, 600)] = Field(
+    hang_timeout: Annotated[float, Duration(0.05, 600), HOT] = Field(
         default=10.0,
         description="How long a worker may stay silent before it is dumped, killed and replaced. Long"
         " enough for a machine that swaps for a moment: replacing a worker costs its clients their"
         " connections.",
     )
-    start_timeout: Annotated[float, Duration(0.1, 600)] = Field(
+    start_timeout: Annotated[float, Duration(0.1, 600), HOT] = Field(
         default=30.0,
         description="How long a new worker may take until it is ready. Generous, because all start at once"
         " and may start on a cold disk.",
     )
-    backoff_initial: Annotated[float, Duration(0.001, 60)] = Field(
+    backoff_initial: Annotated[float, Duration(0.001, 60), HOT] = Field(
         default=0.1,
         description="The pause before a dead worker is replaced; it doubles with every death in a row, up"
         " to `backoff_max`. Short, because most deaths are single and clients are waiting.",
     )
-    backoff_max: Annotated[float, Duration(0.001, 600)] = Field(
+    backoff_max: Annotated[float, Duration(0.001, 600), HOT] = Field(
         default=10.0,
         description="The longest pause, so that a worker which dies at every start does not take a core for"
         " itself, and still comes back soon once the cause is gone.",
@@ -365,11 +367,11 @@ class Supervision(Section):
 class Log(Section):
     """The log, on standard error: one line per event."""
 
-    format: Annotated[LogFormat, Choice(get_args(LogFormat))] = Field(
+    format: Annotated[LogFormat, Choice(get_args(LogFormat)), COLD] = Field(
         default="console",
         description="`console` for people, `json` (one object per line) for programs that collect logs.",
     )
-    level: Annotated[LogLevel, Choice(get_args(LogLevel))] = Field(
+    level: Annotated[LogLevel, Choice(get_args(LogLevel)), HOT] = Field(
         default="info",
         description="The least important events to log. `debug` adds a line or more per connection and"
         " pause; nothing is ever logged per message.",

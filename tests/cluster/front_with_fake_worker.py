@@ -9,9 +9,11 @@ from broker.front import run
 from common.config import Config
 
 if __name__ == "__main__":
+    config = Config.model_validate(json.loads(sys.argv[1]))
     sys.exit(
         run(
-            Config.model_validate(json.loads(sys.argv[1])),
+            config,
+            lambda: config,
             worker_command=[sys.executable, "-m", "tests.cluster.fake_worker"],
         )
     )

@@ -233,12 +233,14 @@ def test_a_second_sigterm_stops_at_once_and_is_no_success(started: StartFront) -
     assert [event["exit"] for event in front.events("worker.exited")] == ["SIGKILL", "SIGKILL"]
 
 
-def test_sighup_is_answered_with_a_line_and_changes_nothing(started: StartFront) -> None:
-    front = started()
+def test_sighup_while_stopping_is_answered_with_a_line_and_changes_nothing(started: StartFront) -> None:
+    front = started(wrong="stay", drain_timeout=0.5)
+    front.signal(signal.SIGTERM)
+    front.wait_event("broker.draining")
     front.signal(signal.SIGHUP)
-    assert "not supported" in front.wait_event("broker.signal", signal="SIGHUP")["does"]
-    assert front.who_answers()[1] == 1
-    front.stop()
+    assert front.wait_event("broker.signal", signal="SIGHUP")["does"] == "nothing while stopping"
+    assert front.wait() == ExitCode.OK
+    assert front.events("config.reloaded") == []
 
 
 def test_a_killed_worker_is_replaced_and_its_sibling_never_notices(started: StartFront) -> None:

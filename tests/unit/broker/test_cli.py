@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -33,11 +34,13 @@ def stampede(*arguments: object, **variables: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configurations `serve` ran the front with; the front itself is a stand-in that ends with 7."""
+    """The configuration `serve` ran the front with, then the one it gave it on reload; the front itself is a stand-in
+    that ends with 7."""
     configs: list[Config] = []
 
-    def run(config: Config) -> int:
+    def run(config: Config, reload: Callable[[], Config]) -> int:
         configs.append(config)
+        configs.append(reload())
         return 7
 
     front = ModuleType("broker.front")
@@ -106,7 +109,8 @@ def test_serve_hands_the_configuration_to_the_front(served: list[Config], tmp_pa
     flags = ["--config", path, "--workers", "3", "--bind", "127.0.0.1:0", "--bind", "[::1]:0"]
     flags += ["--data-dir", "d", "--runtime-dir", "r", "--log-format", "json", "--log-level", "debug"]
     assert main(["serve", *map(str, flags)]) == 7
-    (config,) = served
+    config, again = served
+    assert again == config and again is not config
     assert (config.broker.workers, config.broker.drain_timeout) == (3, 1.0)
     assert [listener.bind for listener in config.listener] == ["127.0.0.1:0", "[::1]:0"]
     assert (config.broker.data_dir, config.broker.runtime_dir) == (Path("d"), Path("r"))

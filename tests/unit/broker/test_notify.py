@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +37,17 @@ def test_every_state_is_one_datagram(manager: tuple[socket.socket, str]) -> None
         b"WATCHDOG=1",
         b"STOPPING=1\nSTATUS=draining",
     ]
+
+
+def test_a_reload_is_announced_with_the_time(manager: tuple[socket.socket, str]) -> None:
+    sock, name = manager
+    before = time.monotonic()
+    Notifier({"NOTIFY_SOCKET": name}).reloading("reloading")
+    first, second, third = sock.recv(1000).decode().split("\n")
+    assert (first, third) == ("RELOADING=1", "STATUS=reloading")
+    variable, _, microseconds = second.partition("=")
+    assert variable == "MONOTONIC_USEC"
+    assert before - 1e-5 <= int(microseconds) / 1e6 <= time.monotonic()
 
 
 @pytest.mark.parametrize("env", [{}, {"NOTIFY_SOCKET": ""}, {"NOTIFY_SOCKET": "relative/path"}])

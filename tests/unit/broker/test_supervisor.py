@@ -472,3 +472,63 @@ def test_reports_carry_a_level() -> None:
     driver.exited(1, "code 0")
     exits = [report.level for report in driver.log if report.event is Event.WORKER_EXITED]
     assert exits == [Level.ERROR, Level.INFO], "an exit that was asked for is no error"
+
+
+# --- other settings while it runs
+
+
+def configure(driver: Driver, timing: Timing | None = None, drain_timeout: float = DRAIN_TIMEOUT) -> list[Action]:
+    return driver.supervisor.configure(timing or driver.timing, drain_timeout, driver.now)
+
+
+def test_a_new_ping_interval_counts_from_now(running: Driver) -> None:
+    running.run_for(0.5)
+    assert configure(running, Timing(ping_interval=0.2)) == []
+    assert running.run_for(0.19, answering=(0, 1)) == []
+    assert running.run_for(0.02, answering=(0, 1)) == [SendPing(0, 1), SendPing(1, 1)]
+
+
+def test_a_shorter_hang_timeout_gives_an_unanswered_ping_its_whole_time(running: Driver) -> None:
+    running.run_for(5.0)
+    configure(running, Timing(hang_timeout=2.0))
+    assert running.run_for(1.9) == []
+    assert running.run_for(0.2) == [Abort(0), Announce(1, first=False), Abort(1), Announce(0, first=False)]
+
+
+def test_a_much_shorter_ping_interval_is_not_taken_for_a_stopped_front() -> None:
+    driver = Driver(timing=Timing(ping_interval=60.0))
+    driver.start()
+    driver.bring_up(0, 1)
+    driver.run_for(30.0)
+    configure(driver, Timing(ping_interval=0.1, hang_timeout=1.0))
+    driver.run_for(1.05)
+    assert not driver.logged(Event.WORKER_HUNG)
+    driver.run_for(0.1)
+    assert len(driver.logged(Event.WORKER_HUNG)) == 2
+
+
+def test_a_shorter_start_timeout_counts_from_now(driver: Driver) -> None:
+    driver.start()
+    driver.run_for(20.0)
+    configure(driver, Timing(start_timeout=5.0))
+    assert driver.run_for(4.9) == []
+    assert Abort(0) in driver.run_for(0.2)
+
+
+def test_a_back_off_that_runs_is_cut_to_the_new_maximum_and_never_grows(running: Driver) -> None:
+    for _ in range(8):
+        running.exited(0)
+        running.run_for(15.0, answering=(1,))
+        running.bring_up(0)
+    running.exited(0)
+    configure(running, Timing(backoff_max=20.0))
+    configure(running, Timing(backoff_max=1.0))
+    assert Spawn(0, 10) not in running.run_for(0.9, answering=(1,))
+    assert Spawn(0, 10) in running.run_for(0.2, answering=(1,))
+
+
+def test_a_new_drain_timeout_is_the_one_that_counts(running: Driver) -> None:
+    configure(running, drain_timeout=1.0)
+    assert running.drain() == [SendDrain(0, 1.0), SendDrain(1, 1.0)]
+    assert running.run_for(1.0 + DRAIN_GRACE - 0.1) == []
+    assert running.run_for(0.2) == [Kill(0), Kill(1)]

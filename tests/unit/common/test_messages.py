@@ -14,6 +14,7 @@ from common.messages import (
     MAX_MESSAGE_BYTES,
     Bound,
     CannotStart,
+    Configure,
     ControlDecoder,
     ControlError,
     Drain,
@@ -35,6 +36,7 @@ CONFIG = st.dictionaries(TEXTS, st.one_of(st.none(), st.booleans(), NUMBERS, st.
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Start: st.builds(Start, NUMBERS, NUMBERS, NUMBERS, TEXTS, TEXTS, MEMBERS, CONFIG),
     Roster: st.builds(Roster, MEMBERS),
+    Configure: st.builds(Configure, CONFIG),
     Ping: st.builds(Ping, NUMBERS),
     Drain: st.builds(Drain, st.floats(0, 1e6)),
     Stop: st.builds(Stop),
