@@ -183,7 +183,8 @@ def test_clients_that_crash(start_broker: StartBroker, on: ConnectOn, topic: Top
         victim.frame("BEGIN", [("transaction", "t")])
         victim.publish(name, b"not committed", [("transaction", "t")])
         victim.frame("SEND", [("destination", name), ("receipt", "whole")], b"whole %d" % number)
-        assert {frame.command for frame in victim.read_many(2)} == {"MESSAGE", "RECEIPT"}
+        while victim.read().command != "RECEIPT":
+            continue  # Messages: its own, and those of the victims before it.
         half = encode("SEND", [("destination", name), ("content-length", "100000")], b"torn" * 1000)
         victim.send(half[:-1])
         reset(victim)

@@ -126,6 +126,30 @@ def test_the_death_of_its_worker_frees_the_publishers(start_broker: StartBroker,
     stop([publisher], [subscriber])
 
 
+def test_what_was_under_way_does_not_disconnect_it(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
+    """Full links from the other workers hold more than `outbox.max_bytes`: that is no reason to give up at once."""
+    broker, name = start_broker(workers=3, config={"outbox": {"block_timeout": "100s"}}), topic()
+    slow = on(broker, 2, receive_buffer=4096)
+    slow.subscribe(name)
+    publishers = [
+        Publisher(on(broker, number % 2), f"p{number}", name, padding=1_000_000, most_at_once=1) for number in range(4)
+    ]
+    pid = broker.worker_pids()[2]
+    # Standing still for a moment, it finds all links full; then its subscriber is slow as well.
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        for publisher in publishers:
+            publisher.start()
+        wait_standstill(publishers, [])
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    broker.wait_event("subscriber.slow", process="worker-2", timeout=LONG)
+    wait_standstill(publishers, [], 15)
+    assert not broker.events("connection.closed")
+    slow.close()
+    stop(publishers, [])
+
+
 def test_a_reborn_worker_hears_what_is_held_up(start_broker: StartBroker, on: ConnectOn, topic: Topic) -> None:
     """Its publishers are paused like those before it, instead of filling the slow subscriber to the brim."""
     broker, name = start_broker(workers=2, config=outbox(max_bytes="96MiB")), topic()

@@ -72,8 +72,8 @@ def test_one_that_stays_stopped_is_replaced(start_broker: StartBroker, on: Conne
     for publisher in publishers:
         publisher.wait_sent(publisher.sent + 200)
     late = on(broker, 1)
-    late.subscribe(name)
-    assert late.expect("MESSAGE").body
+    late.frame("SUBSCRIBE", [("destination", name), ("id", "0")])
+    late.expect("MESSAGE")
     late.close()
     for publisher in publishers:
         publisher.stop()
