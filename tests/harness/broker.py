@@ -46,7 +46,8 @@ class Broker:
     """`stampede serve` with `config`, on ports of the system's choice, its files in a directory of its own.
 
     A context manager: entering starts it and waits for the ready line, leaving stops it and raises
-    `BrokerFailed` when its log holds an `internal.error` or a traceback. Times are in seconds.
+    `BrokerFailed` when its log holds an `internal.error` or a traceback. `log_level=None` leaves that to `config`.
+    Times are in seconds.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class Broker:
         config: Mapping[str, object] | None = None,
         arguments: Sequence[str] = (),
         environment: Mapping[str, str] | None = None,
-        log_level: str = "info",
+        log_level: str | None = "info",
         bind: Sequence[str] | None = None,
     ) -> None:
         self.workers = workers
@@ -111,13 +112,13 @@ class Broker:
             "--log-format",
             "json",
         ]
-        command += ["--log-level", self._log_level]
+        if self._log_level is not None:
+            command += ["--log-level", self._log_level]
         for address in self._bind:
             command += ["--bind", address]
         if self._config:
-            path = self.directory / "stampede.toml"
-            path.write_text(dump_toml(self._config), encoding="utf-8")
-            command += ["--config", str(path)]
+            self.write_config(self._config)
+            command += ["--config", str(self.config_path)]
         command += ["--data-dir", str(self.directory / "data"), *self._arguments]
         environment = {k: v for k, v in os.environ.items() if not _FOREIGN_ENVIRONMENT.match(k)}
         # The private runtime directory of a broker that is killed goes with ours.
@@ -160,9 +161,13 @@ class Broker:
         self.addresses = [_address(text) for text in found["addresses"].split(", ")]
         if int(found["workers"]) != self.workers:
             raise self.failure(f"{self.workers} workers were asked for: {self.ready_line}")
-        if self._log_level in ("debug", "info"):
+        if self._log_level in ("debug", "info", None):
             # The log comes by another pipe, and may be read later than the ready line.
             self._wait(lambda: len(self.worker_pids()) == self.workers, timeout, "the workers' process ids")
+
+    def write_config(self, config: Mapping[str, object]) -> None:
+        """Replace the configuration file; it is read only if the broker was made with a `config`."""
+        self.config_path.write_text(dump_toml(config), encoding="utf-8")
 
     def terminate(self) -> None:
         """SIGTERM, once: a second one would mean to stop at once."""
@@ -230,6 +235,11 @@ class Broker:
     def address(self) -> tuple[str, int]:
         """The first listener's address."""
         return self.addresses[0]
+
+    @property
+    def config_path(self) -> Path:
+        """The configuration file."""
+        return self.directory / "stampede.toml"
 
     @property
     def pid(self) -> int:
