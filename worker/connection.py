@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_FULL_READ = 64 << 10
+"""Bytes of a read that suggest there is more; uvloop reads up to 256,000 at once."""
+
 
 class Connection(asyncio.Protocol):
     """Thousands of these stand idle, so each attribute counts; see `ops/bench` for the bytes of one."""
@@ -110,6 +113,14 @@ class Connection(asyncio.Protocol):
         if self.silence:
             self.last_read = self.core.now()
         self.core.ingest.read(self, data)
+        if len(data) >= _FULL_READ and self.paused_on is None:
+            # libuv reads a full socket 32 times before it looks at another: one turn for each read, for all.
+            self.transport.pause_reading()
+            self.core.soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if self.paused_on is None and self in self.core.connections and not self.core.draining:
+            self.transport.resume_reading()
 
     def eof_received(self) -> bool:
         self.peer_eof = True
@@ -121,7 +132,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         if not self.closing:
             self.closing = self.deaf = True
-            self.reason = CloseReason.CLIENT_CLOSED if error is None else CloseReason.CONNECTION_LOST
+            if self.reason is None:
+                self.reason = CloseReason.CLIENT_CLOSED if error is None else CloseReason.CONNECTION_LOST
             self._leave()
         self.core.closed(self)
         # A deadline may keep this object in the timer wheel for a while; not what weighs most of it.
@@ -262,6 +274,10 @@ class Connection(asyncio.Protocol):
         """Act on what is due at `now` (seconds); returns when something is due next."""
         if self.deadline <= now:
             if self.closing:
+                if now < self.core.drain_until and self.transport.get_write_buffer_size():
+                    # A slow reader gets the rest of what is its own, in the time there is.
+                    self.deadline = min(now + self.core.settings.linger, self.core.drain_until)
+                    return self.deadline
                 self.transport.abort()
                 return NEVER
             timeout = self.listener.connect_timeout
@@ -349,7 +365,8 @@ class Connection(asyncio.Protocol):
             self.transport.write_eof()
 
     def _leave(self) -> None:
-        """Give back all that others would still use or wait for."""
+        """Give back all that others would still use or wait for; called once."""
+        self.core.left()
         for subscription in self.subscriptions.values():
             self.core.router.unsubscribe(subscription)
         self.subscriptions = {}
@@ -361,5 +378,6 @@ class Connection(asyncio.Protocol):
         if self.paused_on is not None:
             self.core.flow.forget(self, self.paused_on)
             self.paused_on = None
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
+        if not self.transport.is_closing():
+            # What comes now is not wanted, but only a reader sees the client close its side.
+            self.transport.resume_reading()

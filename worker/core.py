@@ -27,6 +27,8 @@ from worker.settings import Settings
 __all__ = ["Core"]
 
 _TICK = 0.02
+_REFUSALS = 128
+"""Refused clients that may read their ERROR at the same time; the files of the process leave room for them."""
 
 
 class Core:
@@ -60,6 +62,8 @@ class Core:
         )
         self.connections: set[Connection] = set()
         self.draining = False
+        self.drain_until = 0.0
+        self._live = 0
         self.accepted = 0
         self.messages_in = 0
         self.dropped = 0
@@ -93,10 +97,15 @@ class Core:
         connection.number = self.next_number()
         self.accepted += 1
         self.connections.add(connection)
+        self._live += 1
         limit = self.settings.connections
         if self.draining:
             connection.fail(_shutting_down(), CloseReason.SHUTTING_DOWN)
-        elif len(self.connections) > limit:
+        elif len(self.connections) > limit + _REFUSALS:
+            # No time for words: what the refused hold while they read them must have an end, too.
+            connection.reason = CloseReason.TOO_MANY_CONNECTIONS
+            connection.transport.abort()
+        elif self._live > limit:
             connection.fail(
                 StompError(
                     ErrorCode.TOO_MANY_CONNECTIONS,
@@ -105,6 +114,10 @@ class Core:
                 ),
                 CloseReason.TOO_MANY_CONNECTIONS,
             )
+
+    def left(self) -> None:
+        """A connection takes part no more; it may linger until its client has read the end."""
+        self._live -= 1
 
     def closed(self, connection: Connection) -> None:
         self.connections.discard(connection)
@@ -117,9 +130,18 @@ class Core:
         if not self.connections and self.on_idle is not None:
             self.on_idle()
 
+    def stop_taking(self, until: float) -> None:
+        """Take nothing more from any client; what they have coming may be delivered `until` then (loop's clock)."""
+        self.draining = True
+        self.drain_until = until
+        for connection in self.connections:
+            if not connection.closing:
+                # What a client still sends could not reach the siblings' clients any more, receipt or not.
+                connection.deaf = True
+                connection.transport.pause_reading()
+
     def say_goodbye(self) -> None:
         """Tell every client that the broker is going, and close."""
-        self.draining = True
         for connection in list(self.connections):
             connection.fail(_shutting_down(), CloseReason.SHUTTING_DOWN)
 
@@ -196,6 +218,11 @@ class Core:
                 destination=destination.decode(errors="replace"),
                 waiting_bytes=waiting,
             )
+
+    def greet(self, slot: int) -> None:
+        """A sibling is new and has not heard what is held up here."""
+        for destination in self.flow.blocked_here():
+            self.backplane.send(slot, ["blocked", destination])
 
     def unblock(self, destination: bytes, connection: Connection) -> None:
         self.flow.unblock(destination, connection, local=not destination.startswith(b"\0"))

@@ -60,6 +60,10 @@ class FlowControl:
         for destination in [name for name, blockers in self.blocked.items() if by in blockers]:
             self.unblock(destination, by, local=False)
 
+    def blocked_here(self) -> list[bytes]:
+        """The destinations that connections of this worker block."""
+        return list(self._local)
+
     def pause_for(self, publisher: Publisher, destinations: Iterable[bytes]) -> None:
         """Pause `publisher` if any of `destinations` is blocked."""
         for destination in destinations:

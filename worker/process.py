@@ -55,6 +55,7 @@ class WorkerProcess:
         self._core: Core | None = None
         self._config: Config | None = None
         self._listeners: dict[int, ListenerSettings] = {}
+        self._siblings: set[tuple[int, int]] = set()
         self._servers: list[asyncio.Server] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._joining = False
@@ -87,7 +88,7 @@ class WorkerProcess:
             case Start():
                 self._begin(message)
             case Roster(members) if self._core is not None:
-                self._core.backplane.set_roster([Member(*member) for member in members])
+                self._follow(self._core, [Member(*member) for member in members])
                 if not self._joining:
                     self._joining = True
                     self._core.backplane.when_joined(self._joined)
@@ -99,6 +100,13 @@ class WorkerProcess:
                 self._stop(ExitCode.OK)
             case _:
                 self._log.error(Event.CONTROL_ERROR, what="unexpected message", message=type(message).__name__)
+
+    def _follow(self, core: Core, members: list[Member]) -> None:
+        known, self._siblings = self._siblings, {(member.slot, member.incarnation) for member in members}
+        core.backplane.set_roster(members)
+        for slot, _ in self._siblings - known:
+            if self._start is not None and slot != self._start.slot:
+                core.greet(slot)
 
     def _on_lost(self, why: str) -> None:
         if self._stopped.done() or self._draining:
@@ -217,17 +225,17 @@ class WorkerProcess:
         if self._core is None:
             self._stop(ExitCode.OK)
             return
-        self._loop.call_later(max(0.1, seconds - _MARGIN), self._drained, self._core)
         core = self._core
-        core.draining = True
-        for connection in list(core.connections):
-            if not connection.closing:
-                # Nothing more may be taken: it could not reach the siblings' clients any more, receipt or not.
-                connection.deaf = True
-                connection.transport.pause_reading()
+        seconds = max(2 * _MARGIN, seconds) - _MARGIN
+        core.stop_taking(self._loop.time() + seconds)
         core.backplane.finish(lambda: self._say_goodbye(core))
+        # A sibling that is stuck must not keep ours from hearing why they are closed.
+        self._loop.call_later(seconds / 2, self._say_goodbye, core)
+        self._loop.call_later(seconds, self._drained, core)
 
     def _say_goodbye(self, core: Core) -> None:
+        if core.on_idle is not None or self._stopped.done():
+            return
         core.on_idle = lambda: self._drained(core)
         core.say_goodbye()
         if not core.connections:
