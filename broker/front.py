@@ -46,6 +46,9 @@ from common.release import VERSION
 
 __all__ = ["Front", "run"]
 
+_SAME_SIGNAL = 0.1
+"""Seconds within which a second signal is the first one again: some senders signal the process and its group."""
+
 
 def run(config: Config, reload: Callable[[], Config], *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
     """Serve until told to stop; returns the exit code (`common.exitcodes`).
@@ -80,6 +83,7 @@ class Front:
         self._config = config
         self._log = log
         self._reload = reload
+        self._signalled = 0.0
         self._command = worker_command
         self._announce = announce
         self._size = config.broker.worker_count()
@@ -148,10 +152,13 @@ class Front:
             if not self._supervisor.is_stopping:
                 self._reconfigure()
             return
+        now = self._loop.time()
         is_second = self._supervisor.is_stopping
+        if is_second and now - self._signalled < _SAME_SIGNAL:
+            return
+        self._signalled = now
         does = "stop at once" if is_second else "drain and stop; a second signal stops at once"
         self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
-        now = self._loop.time()
         self._act(self._supervisor.stop(now) if is_second else self._supervisor.drain(now))
 
     def _reconfigure(self) -> None:

@@ -30,11 +30,19 @@ _OWN_LINES = {
 }
 _OWN_NAMES = frozenset(name.decode() for name in _OWN_LINES) - {"content-length"}
 
+_PLAIN = bytes(octet for octet in range(1, 128) if octet not in b":\\\r\n")
+"""Octets of a header line that mean the same in 1.1 and 1.2, raw or escaped."""
+
+_COLON = b":"[0]
+
 _ENTRY_BYTES = 400
 """About what an entry takes besides the block and the tail: the dict slot, the Route, its attributes."""
 _LINE_BYTES = 250
 """About what a known header line takes besides its bytes."""
 _DOOR_BITS = 16
+_SHAPE_BYTES = 1024
+_SHAPE_SHARE = 64 << 10
+"""One destination's last plain block is at hand, to compare the next with, for each so many bytes of the cache."""
 
 
 class Route:
@@ -112,8 +120,10 @@ class RouteCache:
         "_lines",
         "_lines_bytes",
         "_max_destination",
+        "_max_shapes",
         "_old",
         "_room",
+        "_shapes",
         "_version",
         "_young_bytes",
         "young",
@@ -128,6 +138,8 @@ class RouteCache:
         self._young_bytes = 0
         self._lines: dict[bytes, tuple[int, bytes]] = {}
         self._lines_bytes = 0
+        self._max_shapes = max_bytes // _SHAPE_SHARE
+        self._shapes: dict[bytes, tuple[list[bytes], Route]] = {}
         self._door = bytearray(1 << _DOOR_BITS)
         self._old: dict[bytes, Route] = {}
         self.young: dict[bytes, Route] = {}
@@ -154,28 +166,50 @@ class RouteCache:
         This is the path of headers that differ in every frame: their lines are passed on as they are, and the lines
         that do repeat, such as the destination's, are known from before.
         """
+        if len(block) > self._limits.header_line_bytes:
+            return parse_send(block, self._version, self._limits, self._max_destination)
+        lines = block.split(b"\n")
+        shape = self._shapes.get(lines[1]) if len(lines) > 1 else None
+        if shape is not None and self._is_like(lines, shape[0]):
+            before = shape[1]
+            return Route(before.destination, before.length, block[4:] + b"\n\n")
         if (
             self._version is not Version.V1_0
             and block.isascii()
             and b"\\" not in block
             and b"\r" not in block
             and b"\0" not in block
-            and len(block) <= self._limits.header_line_bytes
         ):
-            route = self._parse_plain(block)
+            route = self._parse_plain(block, lines)
             if route is not None:
                 return route
         return parse_send(block, self._version, self._limits, self._max_destination)
 
-    def _parse_plain(self, block: bytes) -> Route | None:
+    def _is_like(self, lines: list[bytes], before: list[bytes]) -> bool:
+        """Whether these lines are those of a plain block `before`, which starts with the same destination, but for the
+        values of a few headers: what header blocks with ids or times in them are."""
+        if len(lines) != len(before):
+            return False
+        for line, old in zip(lines, before, strict=True):
+            if line != old and (
+                # One colon, and nothing that takes a closer look; and neither line is the protocol's own.
+                line.translate(None, _PLAIN) != b":"
+                or line[0] == _COLON
+                or line[: line.find(b":")] in _OWN_LINES
+                or old in self._lines
+            ):
+                return False
+        return True
+
+    def _parse_plain(self, block: bytes, lines: list[bytes]) -> Route | None:
         destination = receipt = transaction = None
         length = -1
         own_lines: list[bytes] = []
         known = self._lines
-        lines = block[5:].split(b"\n")
-        if len(lines) > self._limits.header_count:
+        headers = lines[1:]
+        if len(headers) > self._limits.header_count:
             return None
-        for line in lines:
+        for line in headers:
             meaning = known.get(line)
             if meaning is None:
                 name, colon, value = line.partition(b":")
@@ -202,12 +236,17 @@ class RouteCache:
         if destination is None:
             return None
         end = b"\n\n" if length >= 0 else b"\n"
-        if len(own_lines) == 1 and own_lines[0] is lines[0]:
+        if len(own_lines) == 1 and own_lines[0] is headers[0]:
             tail = block[4:] + end
-            return (
-                Route(destination, length, tail) if length >= 0 else Route.full(destination, length, tail, None, None)
-            )
-        passed = [line for line in lines if line not in own_lines]
+            if length < 0:
+                return Route.full(destination, length, tail, None, None)
+            route = Route(destination, length, tail)
+            if len(block) <= _SHAPE_BYTES and self._max_shapes:
+                if len(self._shapes) >= self._max_shapes:
+                    self._shapes.clear()
+                self._shapes[lines[1]] = lines, route
+            return route
+        passed = [line for line in headers if line not in own_lines]
         tail = b"\n" + b"\n".join([b"destination:" + destination, *passed]) + end
         return Route.full(destination, length, tail, receipt, transaction)
 
