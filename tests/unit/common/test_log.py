@@ -24,7 +24,7 @@ NAMES = [
     *["worker.killed", "control.error", "connection.opened", "connection.closed", "connection.refused"],
     *["subscriber.slow", "subscriber.disconnected", "subscriber.dropping", "publisher.paused"],
     *["publisher.resumed", "backplane.blocked", "backplane.unblocked", "backplane.joined", "backplane.lost"],
-    *["drain.finished", "config.loaded", "internal.error"],
+    *["drain.finished", "config.loaded", "config.reloaded", "config.refused", "internal.error"],
 ]
 
 AWKWARD = st.text(alphabet=st.sampled_from(' "=\\-\n\r\t\0\x1b\x85\u2028\u202eaä€\U0001f40e\ud800'), max_size=12)
