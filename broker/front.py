@@ -44,9 +44,9 @@ from common.log import Event, EventLog, Level
 from common.messages import Bound, CannotStart, Configure, Drain, Drained, Message, Ping, Pong, Ready, Roster, Start
 from common.release import VERSION
 
-__all__ = ["Front", "run"]
+__all__ = ["SAME_SIGNAL", "Front", "run"]
 
-_SAME_SIGNAL = 0.1
+SAME_SIGNAL = 0.1
 """Seconds within which a second signal is the first one again: some senders signal the process and its group."""
 
 
@@ -154,7 +154,7 @@ class Front:
             return
         now = self._loop.time()
         is_second = self._supervisor.is_stopping
-        if is_second and now - self._signalled < _SAME_SIGNAL:
+        if is_second and now - self._signalled < SAME_SIGNAL:
             return
         self._signalled = now
         does = "stop at once" if is_second else "drain and stop; a second signal stops at once"

@@ -13,6 +13,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
+from broker.front import SAME_SIGNAL
 from tests.cluster.actors import LONG, Actor, wait_until
 from tests.cluster.conftest import ConnectOn
 from tests.conftest import StartBroker
@@ -204,6 +205,8 @@ def test_a_second_signal_ends_it_at_once(mortal: Mortal, on: ConnectOn, topic: T
     os.kill(broker.pid, signal.SIGTERM)
     broker.wait_event("broker.draining")
     assert broker.returncode is None
+    # Sooner it would be the same one again.
+    time.sleep(2 * SAME_SIGNAL)
     os.kill(broker.pid, signal.SIGTERM)
     assert broker.wait(10) == 1
 

@@ -21,6 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
+from broker.front import SAME_SIGNAL
 from common.exitcodes import ExitCode
 from tests.harness.broker import ROOT, Broker
 
@@ -226,11 +227,20 @@ def test_a_second_sigterm_stops_at_once_and_is_no_success(started: StartFront) -
     front = started(wrong="stay")
     front.signal(signal.SIGTERM)
     front.wait_event("broker.draining")
+    # Sooner it would be the same one again.
+    time.sleep(2 * SAME_SIGNAL)
     began = time.monotonic()
     front.signal(signal.SIGTERM)
     assert front.wait() == ExitCode.FAILED
     assert time.monotonic() - began < 5
     assert [event["exit"] for event in front.events("worker.exited")] == ["SIGKILL", "SIGKILL"]
+
+
+def test_the_same_signal_to_the_process_and_its_group_is_one(started: StartFront) -> None:
+    front = started(wrong="stay", drain_timeout=0.5)
+    front.signal(signal.SIGTERM)
+    front.signal(signal.SIGTERM)
+    assert front.wait() == ExitCode.OK
 
 
 def test_sighup_while_stopping_is_answered_with_a_line_and_changes_nothing(started: StartFront) -> None:
