@@ -36,6 +36,7 @@ __all__ = [
     "DRAIN_GRACE",
     "GIVE_UP_AFTER",
     "STABLE_AFTER",
+    "SlotStatus",
     "Supervisor",
     "Timing",
 ]
@@ -106,6 +107,16 @@ class _Slot:
         return {"slot": self.number, "incarnation": self.incarnation, "pid": self.pid, **more}
 
 
+@dataclass(frozen=True, slots=True)
+class SlotStatus:
+    """One worker for the operator; `state` is waiting (to be spawned), starting, ready, aborting, killing or gone."""
+
+    number: int
+    state: str
+    incarnation: int
+    pid: int | None
+
+
 class Supervisor:
     """Every method takes `now` and returns the actions that follow, to be carried out before the next call.
 
@@ -127,6 +138,10 @@ class Supervisor:
     def ready(self) -> int:
         """Workers that accept clients now."""
         return sum(slot.state is _State.READY for slot in self._slots)
+
+    def status(self) -> list[SlotStatus]:
+        """Every worker, in the order of the slots."""
+        return [SlotStatus(slot.number, slot.state.name.lower(), slot.incarnation, slot.pid) for slot in self._slots]
 
     @property
     def is_announced(self) -> bool:

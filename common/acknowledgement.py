@@ -56,6 +56,10 @@ class Unacknowledged:
         # Only `client` mode asks for the oldest; a dict would walk over every id taken out before to find it.
         self._order: deque[bytes] | None = deque() if mode is AckMode.CLIENT else None
 
+    @property
+    def mode(self) -> AckMode:
+        return AckMode.CLIENT_INDIVIDUAL if self._order is None else AckMode.CLIENT
+
     def __len__(self) -> int:
         return len(self._places)
 

@@ -54,6 +54,7 @@ class ErrorCode(StrEnum):
     SLOW_CONSUMER = "slow-consumer"
     TOO_MANY_CONNECTIONS = "too-many-connections"
     SHUTTING_DOWN = "shutting-down"
+    CLOSED_BY_OPERATOR = "closed-by-operator"
     INTERNAL_ERROR = "internal-error"
 
 
@@ -73,6 +74,8 @@ class CloseReason(StrEnum):
     SLOW_CONSUMER = "slow-consumer"
     TOO_MANY_CONNECTIONS = "too-many-connections"
     SHUTTING_DOWN = "shutting-down"
+    CLOSED_BY_OPERATOR = "closed-by-operator"
+    """An operator closed it through the management interface."""
     INTERNAL_ERROR = "internal-error"
 
 

@@ -56,6 +56,8 @@ class Event(StrEnum):
     """The front received a signal, and what it does about it."""
     LISTENER_BOUND = "listener.bound"
     """A listener has its address (the real port where the configuration says 0); `by` says who made it."""
+    MANAGEMENT_BOUND = "management.bound"
+    """The management interface has its `address` (the real port where the configuration says 0)."""
     WORKER_SPAWNED = "worker.spawned"
     WORKER_READY = "worker.ready"
     """A worker routes for all of its siblings and accepts clients."""

@@ -14,6 +14,7 @@ import msgpack
 
 __all__ = [
     "MAX_MESSAGE_BYTES",
+    "Answer",
     "Bound",
     "CannotStart",
     "Configure",
@@ -24,6 +25,7 @@ __all__ = [
     "Message",
     "Ping",
     "Pong",
+    "Query",
     "Ready",
     "Roster",
     "Start",
@@ -88,6 +90,16 @@ class Ping(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Query(Message):
+    """Answered with `Answer(number, ...)` by the worker's event loop; `what` and `arguments` as `worker.inspection`
+    has them. Not an order: a worker that is busy or gone may never answer."""
+
+    number: int
+    what: str
+    arguments: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Drain(Message):
     """Stop accepting, deliver what is queued, tell the clients, answer `Drained` and exit within `seconds`."""
 
@@ -120,6 +132,14 @@ class Pong(Message):
 
     number: int
     stats: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Message):
+    """Answer to `Query`; `result` is None where what was asked about does not exist."""
+
+    number: int
+    result: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,7 @@ class Connection(asyncio.Protocol):
         "listener",
         "next_beat",
         "number",
+        "opened_at",
         "outbox",
         "partial",
         "partial_wanted",
@@ -83,6 +84,7 @@ class Connection(asyncio.Protocol):
         self.outbox: Outbox | None = None
         self.dropped = 0
         self.paused_on: set[bytes] | None = None
+        self.opened_at = core.now()
         self.deadline = 0.0
         self.due = NEVER
         self.last_read = 0.0

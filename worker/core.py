@@ -20,6 +20,7 @@ from worker.commands import COMMANDS
 from worker.connection import Connection
 from worker.flow import FlowControl
 from worker.ingest import Ingest, MessageIds
+from worker.inspection import Inspector
 from worker.router import Gathered, Router
 from worker.routes import Route
 from worker.settings import Settings
@@ -60,7 +61,9 @@ class Core:
             settings.destination_bytes,
             settings.header_cache_bytes,
         )
-        self.connections: set[Connection] = set()
+        # Not a set: a listing goes by their order, which is that of their numbers.
+        self.connections: dict[Connection, None] = {}
+        self.inspector = Inspector(self)
         self.draining = False
         self.drain_until = 0.0
         self._live = 0
@@ -68,6 +71,8 @@ class Core:
         self.messages_in = 0
         self.dropped = 0
         self.close_reasons: Counter[CloseReason] = Counter()
+        self.errors: Counter[ErrorCode] = Counter()
+        self._began = loop.time()
         self._from_siblings: Gathered = {}
         self.on_idle: Callable[[], None] | None = None
         self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
@@ -96,7 +101,7 @@ class Core:
     def opened(self, connection: Connection) -> None:
         connection.number = self.next_number()
         self.accepted += 1
-        self.connections.add(connection)
+        self.connections[connection] = None
         self._live += 1
         limit = self.settings.connections
         if self.draining:
@@ -120,7 +125,7 @@ class Core:
         self._live -= 1
 
     def closed(self, connection: Connection) -> None:
-        self.connections.discard(connection)
+        self.connections.pop(connection, None)
         reason = connection.reason or CloseReason.INTERNAL_ERROR
         self.close_reasons[reason] += 1
         if not connection.failed and self.log.is_enabled(Level.DEBUG):
@@ -272,7 +277,8 @@ class Core:
         )
 
     def log_failed(self, connection: Connection, reason: CloseReason, error: StompError) -> None:
-        """The one line about a connection that the broker ended with an ERROR."""
+        """Count, and write the one line about, a connection that the broker ended with an ERROR."""
+        self.errors[error.code] += 1
         if reason is CloseReason.SHUTTING_DOWN and not self.log.is_enabled(Level.DEBUG):
             return
         peer = connection.transport.get_extra_info("peername")
@@ -288,15 +294,25 @@ class Core:
         )
 
     def stats(self) -> dict[str, int]:
-        """Counters since the start of this worker, and gauges, for the front."""
+        """Counters since the start of this worker, and gauges, for the front. `uptime_ms` is when they were read."""
+        blockers = {each for by in self.flow.blocked.values() for each in by if isinstance(each, Connection)}
         return {
+            "uptime_ms": int((self.now() - self._began) * 1000),
             "connections": len(self.connections),
             "accepted": self.accepted,
             "subscriptions": self.router.subscriptions,
+            "destinations": self.router.destinations,
+            "blocked_destinations": sum(not name.startswith(b"\0") for name in self.flow.blocked),
+            "slow_subscribers": len(blockers),
+            "paused_publishers": self.flow.paused,
+            "backplane_kept_bytes": self.backplane.kept_bytes(),
+            "bytes_in": self.ingest.bytes_in,
+            "bytes_out": self.router.bytes_out,
             "messages_in": self.messages_in,
             "messages_out": self.router.delivered,
             "dropped": self.dropped,
-            **{f"closed_{reason.value.replace('-', '_')}": count for reason, count in self.close_reasons.items()},
+            **{f"closed:{reason.value}": count for reason, count in self.close_reasons.items()},
+            **{f"error:{code.value}": count for code, count in self.errors.items()},
         }
 
 

@@ -64,6 +64,11 @@ class FlowControl:
         """The destinations that connections of this worker block."""
         return list(self._local)
 
+    @property
+    def paused(self) -> int:
+        """Publishers that stand still."""
+        return len({each for publishers in self._paused.values() for each in publishers})
+
     def pause_for(self, publisher: Publisher, destinations: Iterable[bytes]) -> None:
         """Pause `publisher` if any of `destinations` is blocked."""
         for destination in destinations:

@@ -119,6 +119,7 @@ class Ingest:
         destination_bytes: int,
         cache_bytes: int,
     ) -> None:
+        self.bytes_in = 0
         self._handlers = handlers
         self._ids = ids
         self._rules: tuple[Limits, int, int] | None = None
@@ -137,6 +138,7 @@ class Ingest:
 
     def read(self, connection: Connection, data: bytes) -> None:
         """Take one read. Never raises StompError: a fault is answered by `Handlers.refuse`."""
+        self.bytes_in += len(data)
         if connection.partial is not None:
             joined = self._join(connection, data)
             if joined is None:

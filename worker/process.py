@@ -18,6 +18,7 @@ from common.config import Config
 from common.exitcodes import ExitCode
 from common.log import Event, EventLog, Level
 from common.messages import (
+    Answer,
     Bound,
     CannotStart,
     Configure,
@@ -26,6 +27,7 @@ from common.messages import (
     Message,
     Ping,
     Pong,
+    Query,
     Ready,
     Roster,
     Start,
@@ -85,6 +87,8 @@ class WorkerProcess:
         match message:
             case Ping(number):
                 self._send(Pong(number, {} if self._core is None else self._core.stats()))
+            case Query(number, what, arguments):
+                self._send(Answer(number, None if self._core is None else self._core.inspector.answer(what, arguments)))
             case Start():
                 self._begin(message)
             case Roster(members) if self._core is not None:

@@ -7,6 +7,7 @@ same subscription id and version share one encoding of a batch (`Group`). Knows 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from common.acknowledgement import AckMode, Unacknowledged
@@ -66,7 +67,7 @@ class Entry:
     """All subscriptions of this worker to one destination or pattern, with one selector or none. `routed` once every
     sibling sends what it matches; `waiting` are the RECEIPTs held until then."""
 
-    __slots__ = ("groups", "name", "pattern", "routed", "selector", "tracked", "waiting")
+    __slots__ = ("groups", "name", "pattern", "routed", "selector", "subscribers", "tracked", "waiting")
 
     def __init__(self, name: bytes, selector: Selector | None) -> None:
         self.name = name
@@ -75,6 +76,7 @@ class Entry:
         # By the id and not by its bytes: ids that differ only in a CR are written the same before 1.2.
         self.groups: dict[tuple[int, str | None], Group] = {}
         self.tracked: dict[Subscription, None] = {}
+        self.subscribers = 0
         self.routed = False
         self.waiting: list[Ticket] = []
 
@@ -93,6 +95,7 @@ class Router:
         self._patterns: PatternTrie[Entry] = PatternTrie()
         self._matches: dict[bytes, _Match] = {}
         self.subscriptions = 0
+        self.bytes_out = 0
         self.delivered = 0
         self.configure(policies, max_unacknowledged)
 
@@ -107,6 +110,19 @@ class Router:
     def policy(self, destination: bytes) -> str:
         """What to do with a subscriber to `destination` that does not keep up."""
         return min(self._policies.match(destination), default=(0, "block"))[1]
+
+    @property
+    def destinations(self) -> int:
+        """Destinations and patterns that have subscribers here."""
+        return len(self._entries)
+
+    def names(self) -> Iterable[bytes]:
+        """Those, the oldest first."""
+        return self._entries
+
+    def subscribers(self, name: bytes) -> int:
+        """Subscriptions here to exactly this destination or pattern."""
+        return sum(entry.subscribers for entry in self._entries.get(name, {}).values())
 
     def subscribe(self, name: bytes, subscription: Subscription) -> Entry:
         """Route `name` to `subscription` from now on; the entry tells when the siblings do too."""
@@ -134,6 +150,7 @@ class Router:
                 group = entry.groups[key] = Group(subscription.head, key[0])
             subscription.head = group.head
             group.members[subscription.connection] = None
+        entry.subscribers += 1
         self.subscriptions += 1
         return entry
 
@@ -143,6 +160,7 @@ class Router:
         if entry is None:
             return False
         subscription.entry = None
+        entry.subscribers -= 1
         self.subscriptions -= 1
         if subscription.unacknowledged is not None:
             del entry.tracked[subscription]
@@ -192,6 +210,7 @@ class Router:
                 blob = start + start.join(items)
                 members = group.members
                 self.delivered += len(members) * count
+                self.bytes_out += len(members) * len(blob)
                 for connection in members:
                     if connection.outbox is not None:
                         connection.outbox.offer(blob, destination, count, policy)
@@ -205,6 +224,7 @@ class Router:
                 tracked = self._tracked_blob(subscription, batch)
                 connection = subscription.connection
                 self.delivered += count
+                self.bytes_out += len(tracked)
                 if connection.outbox is not None:
                     connection.outbox.offer(tracked, destination, count, policy)
                 elif gathered is None:

@@ -23,13 +23,14 @@ _KEYS = (
     "listener.bind",
     "broker.data_dir",
     "broker.runtime_dir",
+    "management.bind",
     "log.format",
     "log.level",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    workers, bind, data_dir, runtime_dir, log_format, log_level = _KEYS
+    workers, bind, data_dir, runtime_dir, management, log_format, log_level = _KEYS
     add = parser.add_argument
     add("--config", metavar="FILE", type=Path, help="the TOML file (default: none, every key has a default)")
     add("--workers", metavar="N|auto", dest=workers, help="worker processes (default: one per core)")
@@ -52,6 +53,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         dest=runtime_dir,
         help="sockets between workers (default: a private one)",
+    )
+    add(
+        "--management",
+        metavar="HOST:PORT",
+        dest=management,
+        help="health checks, metrics and console over HTTP, on a loopback address (default: off)",
     )
     add(
         "--log-format",

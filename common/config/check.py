@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails
 
 from common.config.keys import KEYS, SECTIONS, nearest
 from common.config.mistakes import Location, Mistake, dotted, render
-from common.config.schema import Config, Listener
+from common.config.schema import Config, Listener, Management
 
 __all__ = ["RUNTIME_DIR_BYTES", "check_across", "check_keys"]
 
@@ -135,6 +135,14 @@ def check_across(config: Config, data: dict[str, Any], source: Source, wrong: li
                 allowed = "each address and port once, or port 0"
                 yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed=allowed)
                 break
+    place = ("management", "bind")
+    if config.management.bind:
+        for index, listener in enumerate(config.listener):
+            other = ("listener", index, "bind")
+            if usable(place, other) and _collide(config.management, listener):
+                problem = f"taken by {dotted(other)}, which is {_show(config, other)}"
+                yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed="a port of its own")
+                break
     patterns: dict[str, Location] = {}
     for index, rule in enumerate(config.destination):
         place = ("destination", index, "pattern")
@@ -174,7 +182,7 @@ def _is_set(data: dict[str, Any], location: Location) -> bool:
     return True
 
 
-def _collide(one: Listener, other: Listener) -> bool:
+def _collide(one: Listener | Management, other: Listener) -> bool:
     """Whether both ask for the same port of the same address, also where one of them asks for every
     address."""
     if one.port != other.port or one.port == 0:

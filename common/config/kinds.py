@@ -36,6 +36,7 @@ __all__ = [
     "Flag",
     "HostNames",
     "Kind",
+    "LoopbackAddress",
     "Pattern",
     "Size",
     "quote",
@@ -266,6 +267,33 @@ def split_address(text: str) -> tuple[str, int]:
     elif len(host) > 253 or not _HOST_NAME.fullmatch(host):
         raise ValueError("not a host name")
     return host, int(port)
+
+
+@dataclass(frozen=True, slots=True)
+class LoopbackAddress(Kind):
+    """`HOST:PORT` of this machine alone, or the empty string for none."""
+
+    name = "address"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("not an address")
+        if not value:
+            return value
+        host, _ = split_address(value)
+        if host.lower() != "localhost":
+            try:
+                is_loopback = ipaddress.ip_address(host).is_loopback
+            except ValueError:
+                is_loopback = False
+            if not is_loopback:
+                raise ValueError("not a loopback address: there is no password to keep strangers out")
+        return value
+
+    def allowed(self) -> str:
+        return (
+            'a loopback address and a port, such as "127.0.0.1:15613", "[::1]:15613" or "localhost:15613"; "" for off'
+        )
 
 
 @dataclass(frozen=True, slots=True)

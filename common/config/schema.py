@@ -25,6 +25,7 @@ from common.config.kinds import (
     Factor,
     Flag,
     HostNames,
+    LoopbackAddress,
     Pattern,
     Size,
     split_address,
@@ -43,6 +44,7 @@ __all__ = [
     "Log",
     "LogFormat",
     "LogLevel",
+    "Management",
     "Outbox",
     "SlowConsumer",
     "Supervision",
@@ -364,6 +366,39 @@ class Supervision(Section):
     )
 
 
+class Management(Section):
+    """The management interface: health checks, metrics, an API and a console over HTTP. It asks for no password, so it
+    is off unless told otherwise, and never open to a network."""
+
+    bind: Annotated[str, LoopbackAddress(), COLD] = Field(
+        default="",
+        description="The address and port to listen at; empty is off. Whoever reaches it sees every connection and may"
+        " close them, so it must be an address of this machine alone. From elsewhere, come by `ssh -L` or through a"
+        " proxy that asks who is there. 15613 is a good port; port 0 takes a free one, which the log names.",
+    )
+    hosts: Annotated[tuple[str, ...], HostNames(), COLD] = Field(
+        default=(),
+        description="Names in the `Host` header that are answered besides `localhost` and the loopback addresses: what"
+        " a proxy on this machine passes on. All others are refused, since a page of any web site can have its own"
+        " name point to this machine and would then be let in.",
+    )
+
+    @property
+    def host(self) -> str:
+        """The host of `bind`, without brackets; not to be asked when it is off."""
+        return split_address(self.bind)[0]
+
+    @property
+    def port(self) -> int:
+        """The port of `bind`; 0 means that a free one is to be taken. Not to be asked when it is off."""
+        return split_address(self.bind)[1]
+
+    @property
+    def backlog(self) -> int:
+        """Connections the kernel keeps waiting."""
+        return 128
+
+
 class Log(Section):
     """The log, on standard error: one line per event."""
 
@@ -389,4 +424,5 @@ class Config(Section):
     backplane: Backplane = Backplane()
     cache: Cache = Cache()
     supervision: Supervision = Supervision()
+    management: Management = Management()
     log: Log = Log()

@@ -118,6 +118,9 @@ class Backplane(Protocol):
     def broadcast(self, message: Any) -> None:
         """Send any msgpack value to every sibling, to each in order with what `send` sends it."""
 
+    def kept_bytes(self) -> int:
+        """Bytes that were published or sent and wait here, because a link is full."""
+
     def finish(self, done: Callable[[], None]) -> None:
         """Nothing more will be published: call `done` when every sibling has read all of it, and has said the
         same of its own. A sibling that leaves is not waited for."""

@@ -89,6 +89,12 @@ class Sender:
         """Whether every batch was handed to ZeroMQ."""
         return not self._kept_batches and not any(topic[0] == BATCHES for topic in self._collected)
 
+    @property
+    def kept_bytes(self) -> int:
+        """What waits for room."""
+        all_kept = (*self._kept_batches.values(), *self._kept_control.values())
+        return sum(len(kept.head) + sum(each.size for each in kept.queue) for kept in all_kept)
+
     def put(self, topic: bytes, element: bytes) -> None:
         """Send a packed `element` under `topic`, with the others of this turn."""
         if self._closed:

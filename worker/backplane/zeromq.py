@@ -234,6 +234,10 @@ class ZmqBackplane:
         for peer in self._siblings:
             self._post(peer, Letter.MESSAGE, message)
 
+    def kept_bytes(self) -> int:
+        """Bytes that wait here because a link is full."""
+        return self._sender.kept_bytes
+
     def _post(self, peer: Peer, letter: Letter, content: Any) -> None:
         topic = wire.inbox(peer)
         element = wire.pack((*self._self, letter, content))

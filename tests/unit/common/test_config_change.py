@@ -15,6 +15,8 @@ COLD = {
     *("listener.bind", "listener.backlog"),
     *("backplane.high_water_mark", "backplane.retry_interval"),
     "log.format",
+    "management.bind",
+    "management.hosts",
 }
 
 RUNNING = Config.model_validate(

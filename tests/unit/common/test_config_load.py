@@ -42,6 +42,8 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "supervision.start_timeout": ("3s", 3.0),
     "supervision.backoff_initial": ("3s", 3.0),
     "supervision.backoff_max": ("3s", 3.0),
+    "management.bind": ("[::1]:0", "[::1]:0"),
+    "management.hosts": ("a.example, b", ("a.example", "b")),
     "log.format": ("json", "json"),
     "log.level": ("debug", "debug"),
 }
@@ -396,3 +398,27 @@ def test_long_and_odd_values_stay_on_one_short_line(tmp_path: Path) -> None:
     assert mistake.value.startswith('"a\\nb\\u001b[31mxxx')
     assert mistake.value.isprintable()
     assert len(mistake.value) == 80
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["0.0.0.0:15613", "[::]:15613", "192.0.2.1:1", "broker.example:15613", "localhost.example:1"],
+)
+def test_management_is_for_this_machine_alone(address: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(None, {"STAMPEDE_MANAGEMENT_BIND": address}, {})
+    (mistake,) = refused.value.mistakes
+    assert mistake.key == "management.bind" and "not a loopback address: there is no password" in mistake.problem
+    assert "127.0.0.1:15613" in mistake.allowed
+
+
+@pytest.mark.parametrize("address", ["", "127.0.0.1:15613", "127.9.9.9:1", "[::1]:0", "localhost:15613", "LOCALHOST:1"])
+def test_addresses_of_this_machine_are_taken_for_management(address: str) -> None:
+    assert load_config(None, {"STAMPEDE_MANAGEMENT_BIND": address}, {}).management.bind == address
+
+
+def test_management_has_a_port_of_its_own() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load_config(None, {"STAMPEDE_MANAGEMENT_BIND": "127.0.0.1:61613"}, {})
+    assert "taken by listener[0].bind" in str(refused.value.mistakes[0])
+    load_config(None, {"STAMPEDE_MANAGEMENT_BIND": "127.0.0.1:0", "STAMPEDE_BIND": "127.0.0.1:0"}, {})

@@ -55,6 +55,7 @@ def test_the_keys_are_those_agreed_on() -> None:
             f"supervision.{n}"
             for n in ("ping_interval", "hang_timeout", "start_timeout", "backoff_initial", "backoff_max")
         ),
+        *(f"management.{n}" for n in ("bind", "hosts")),
         *(f"log.{n}" for n in ("format", "level")),
     ]
 
@@ -82,6 +83,9 @@ def test_no_key_takes_a_value_of_another_kind(name: str, value: object) -> None:
     if name == "listener.hosts" and value == "":
         # An empty variable means no names at all.
         assert Config.model_validate(nested(name, value)).listener[0].hosts == ()
+        return
+    if name in ("management.bind", "management.hosts") and value == "":
+        assert Config.model_validate(nested(name, value)) == Config(), "off, and no further names"
         return
     with pytest.raises(ValidationError):
         Config.model_validate(nested(name, value))

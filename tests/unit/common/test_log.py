@@ -20,7 +20,8 @@ NOW = 1795447862.1239
 STAMP = "2026-11-23T15:31:02.123Z"
 NAMES = [
     *["broker.starting", "broker.ready", "broker.draining", "broker.stopped", "broker.cannot-start", "broker.signal"],
-    *["listener.bound", "worker.spawned", "worker.ready", "worker.exited", "worker.hung", "worker.backoff"],
+    *["listener.bound", "management.bound"],
+    *["worker.spawned", "worker.ready", "worker.exited", "worker.hung", "worker.backoff"],
     *["worker.killed", "control.error", "connection.opened", "connection.closed", "connection.refused"],
     *["subscriber.slow", "subscriber.disconnected", "subscriber.dropping", "publisher.paused"],
     *["publisher.resumed", "backplane.blocked", "backplane.unblocked", "backplane.joined", "backplane.lost"],

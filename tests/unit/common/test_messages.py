@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from common import messages
 from common.messages import (
     MAX_MESSAGE_BYTES,
+    Answer,
     Bound,
     CannotStart,
     Configure,
@@ -22,6 +23,7 @@ from common.messages import (
     Message,
     Ping,
     Pong,
+    Query,
     Ready,
     Roster,
     Start,
@@ -38,6 +40,8 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Roster: st.builds(Roster, MEMBERS),
     Configure: st.builds(Configure, CONFIG),
     Ping: st.builds(Ping, NUMBERS),
+    Query: st.builds(Query, NUMBERS, TEXTS, CONFIG),
+    Answer: st.builds(Answer, NUMBERS, st.none() | CONFIG),
     Drain: st.builds(Drain, st.floats(0, 1e6)),
     Stop: st.builds(Stop),
     Bound: st.builds(Bound, TEXTS),

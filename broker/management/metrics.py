@@ -1,0 +1,100 @@
+"""Metrics in the text format of Prometheus (exposition format 0.0.4), made anew for each scrape.
+
+Counters of a worker start at zero again with its next life, which `rate()` allows for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from broker.management.state import BrokerState, WorkerState
+from common.errors import CloseReason, ErrorCode
+from common.release import VERSION
+
+__all__ = ["CONTENT_TYPE", "render"]
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+_BY_WORKER = (
+    ("connections", "gauge", "connections", "Client connections."),
+    ("connections_accepted_total", "counter", "accepted", "Client connections accepted."),
+    ("subscriptions", "gauge", "subscriptions", "Subscriptions of its clients."),
+    ("destinations", "gauge", "destinations", "Destinations and patterns with subscribers."),
+    ("messages_received_total", "counter", "messages_in", "Messages that its clients sent."),
+    ("messages_delivered_total", "counter", "messages_out", "Messages handed over for its subscribers, one each."),
+    ("messages_dropped_total", "counter", "dropped", "Messages left out for slow subscribers, as a policy says."),
+    ("received_bytes_total", "counter", "bytes_in", "Bytes read from its clients."),
+    ("delivered_bytes_total", "counter", "bytes_out", "Bytes of the messages delivered."),
+    ("slow_subscribers", "gauge", "slow_subscribers", "Clients whose outbox is full, so that publishers wait."),
+    ("paused_publishers", "gauge", "paused_publishers", "Clients not read from, because of a slow subscriber."),
+    ("blocked_destinations", "gauge", "blocked_destinations", "Destinations whose publishers are paused."),
+    ("backplane_kept_bytes", "gauge", "backplane_kept_bytes", "Bytes for siblings that wait for room on a link."),
+)
+"""Name after `stampede_`, type, key of the worker's counters, help."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    name: str
+    kind: str
+    help: str
+    samples: list[tuple[dict[str, str], float]]
+
+    def lines(self) -> Iterator[str]:
+        yield f"# HELP stampede_{self.name} {self.help}"
+        yield f"# TYPE stampede_{self.name} {self.kind}"
+        for labels, value in self.samples:
+            written = ",".join(f'{name}="{_escape(text)}"' for name, text in labels.items())
+            yield f"stampede_{self.name}{f'{{{written}}}' if written else ''} {value!r}"
+
+
+def render(state: BrokerState) -> str:
+    """All metrics of the broker."""
+    return "".join(f"{line}\n" for family in _families(state) for line in family.lines())
+
+
+def _families(state: BrokerState) -> Iterator[_Family]:
+    workers = state.workers
+    yield _Family("build_info", "gauge", "Always 1; the label is the version.", [({"version": VERSION}, 1)])
+    yield _Family("start_time_seconds", "gauge", "When the broker was started.", [({}, state.started)])
+    yield _Family("ready", "gauge", "1 while every worker accepts clients.", [({}, int(not state.not_ready_because))])
+    ready = [(_slot(worker), float(worker.state == "ready")) for worker in workers]
+    yield _Family("worker_ready", "gauge", "1 while the worker accepts clients.", ready)
+    restarts = [(_slot(worker), float(worker.restarts)) for worker in workers]
+    yield _Family("worker_restarts_total", "counter", "Times the worker was replaced.", restarts)
+    heard = [worker for worker in workers if worker.stats]
+    for name, kind, key, text in _BY_WORKER:
+        samples = [(_slot(worker), float(worker.stats.get(key, 0))) for worker in heard]
+        yield _Family(name, kind, text, samples)
+    # Every reason and code from the start: a counter that comes into being at 1 hides its first increase.
+    yield _Family("connections_closed_total", "counter", "Connections that ended.", list(_by_name(heard, "reason")))
+    yield _Family("errors_total", "counter", "ERROR frames sent.", list(_by_name(heard, "code")))
+    yield from _processes(state)
+
+
+def _by_name(workers: list[WorkerState], label: str) -> Iterator[tuple[dict[str, str], float]]:
+    names, prefix = ([*CloseReason], "closed") if label == "reason" else ([*ErrorCode], "error")
+    for worker in workers:
+        for name in names:
+            yield {**_slot(worker), label: name.value}, float(worker.stats.get(f"{prefix}:{name.value}", 0))
+
+
+def _processes(state: BrokerState) -> Iterator[_Family]:
+    running = [(worker, worker.process) for worker in state.workers if worker.process is not None]
+    memory = [(_slot(worker), float(use.resident_bytes)) for worker, use in running]
+    cpu = [(_slot(worker), use.cpu_seconds) for worker, use in running]
+    yield _Family("worker_resident_memory_bytes", "gauge", "Resident memory of the process.", memory)
+    yield _Family("worker_cpu_seconds_total", "counter", "CPU time of the process.", cpu)
+    if state.front is not None:
+        text = "Resident memory of the front process."
+        yield _Family("front_resident_memory_bytes", "gauge", text, [({}, float(state.front.resident_bytes))])
+        yield _Family("front_cpu_seconds_total", "counter", "CPU time of the front.", [({}, state.front.cpu_seconds)])
+
+
+def _slot(worker: WorkerState) -> dict[str, str]:
+    return {"slot": str(worker.slot)}
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
