@@ -239,6 +239,21 @@ def test_a_stuck_worker_costs_the_others_nothing(start_broker: StartBroker, on: 
         os.kill(broker.worker_pids()[0], signal.SIGCONT)
 
 
+def test_a_question_ends_with_its_worker(start_broker: StartBroker, on: ConnectOn) -> None:
+    broker = start_broker(config={**MANAGED, "supervision": {"hang_timeout": "60s"}})
+    console, wire = Console(broker), on(broker, 0)
+    os.kill(broker.worker_pids()[0], signal.SIGSTOP)
+    host, _, port = console.address.rpartition(":")
+    asking = http.client.HTTPConnection(host, int(port), timeout=20)
+    asking.request("GET", f"/api/connections/{wire.session}")
+    # The front takes requests in turn: once it has answered this one, it has asked the worker that one.
+    assert console.get("/health/live") == {"status": "live"}
+    os.kill(broker.worker_pids()[0], signal.SIGKILL)
+    response = asking.getresponse()
+    assert (response.status, json.loads(response.read())) == (504, {"error": "worker 0 is gone"})
+    asking.close()
+
+
 @pytest.mark.parametrize("path", ["/", "/metrics", "/api/connections", "/health/ready", "/console.js"])
 def test_a_foreign_host_is_refused(start_broker: StartBroker, path: str) -> None:
     console = Console(start_broker(config=MANAGED))
