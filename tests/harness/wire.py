@@ -17,11 +17,13 @@ from typing import Self
 
 from tests.harness.broker import Broker
 
-__all__ = ["TIMEOUT", "VERSIONS", "Frame", "Headers", "Wire", "WireFault", "connect_on", "encode"]
+__all__ = ["CLOCK_GRAIN", "TIMEOUT", "VERSIONS", "Frame", "Headers", "Wire", "WireFault", "connect_on", "encode"]
 
 VERSIONS = ("1.0", "1.1", "1.2")
 TIMEOUT = 10.0
 """How long a test waits for what must come. Long, because only a failing test ever waits so long."""
+CLOCK_GRAIN = 0.005
+"""By how much less than a whole interval may seem to have passed: the broker's event loop counts in milliseconds."""
 
 Headers = Iterable[tuple[str, str]]
 
@@ -241,6 +243,17 @@ class Wire:
                     raise WireFault("closed by the broker")
             except TimeoutError:
                 return list(self.beats)
+
+    def wait_beats(self, count: int, timeout: float = 3 * TIMEOUT) -> list[float]:
+        """Read on until `count` heart-beats came; when they did. `WireFault` for anything else."""
+        self.beats.clear()
+        deadline = time.monotonic() + timeout
+        while len(self.beats) < count:
+            if (frame := self._parse()) is not None:
+                raise WireFault(f"only heart-beats expected, got {frame}")
+            if len(self.beats) < count and not self._fill(deadline):
+                raise WireFault("closed by the broker")
+        return list(self.beats)
 
     def readable(self) -> bool:
         """Whether bytes, or an end of file, wait to be read."""

@@ -11,14 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from itertools import pairwise
 
 import pytest
 
 from tests.conftest import StartBroker
 from tests.harness.broker import Broker
-from tests.harness.timed import timed
-from tests.harness.wire import Frame, Headers, Wire, connect_on, encode
+from tests.harness.wire import CLOCK_GRAIN, Frame, Headers, Wire, connect_on, encode
 
 ACROSS = pytest.mark.parametrize("slot", [0, 1], ids=["same-worker", "other-worker"])
 
@@ -28,16 +26,18 @@ COUNT = 400
 """Messages of BODY bytes: four times what the buffers of one connection hold."""
 
 BLOCK_TIMEOUT = 2.0
-"""For how long a publisher may be kept waiting, in seconds."""
+"""For how long a publisher may be kept waiting by the broker that loses patience, in seconds."""
 
+OUTBOX: dict[str, object] = {
+    "high_bytes": "256KiB", "low_bytes": "64KiB", "max_bytes": "64MiB", "block_timeout": "60s", "linger": "20s",
+}  # fmt: skip
 CONFIG: dict[str, object] = {
-    "outbox": {
-        "high_bytes": "256KiB", "low_bytes": "64KiB", "max_bytes": "64MiB",
-        "block_timeout": BLOCK_TIMEOUT, "linger": "20s",
-    },
+    "outbox": OUTBOX,
+    # Or the link between two workers takes everything before the subscriber's worker has its turn.
+    "backplane": {"high_water_mark": 4},
     "listener": [
         {"bind": "127.0.0.1:0"},
-        {"bind": "127.0.0.1:0", "heart_beat": {"minimum": "400ms", "wish": "400ms"}},
+        {"bind": "127.0.0.1:0", "heart_beat": {"minimum": "400ms", "wish": "1500ms"}},
     ],
     "destination": [
         {"pattern": "/topic/drop.>", "slow_consumer": "drop"},
@@ -72,8 +72,8 @@ def connect(slow_broker: Broker) -> Iterator[Connect]:
 
 
 @contextmanager
-def working(*jobs: Callable[[], None]) -> Iterator[None]:
-    """Run the jobs in threads; what goes wrong in one is raised at the end."""
+def working(*jobs: Callable[[], None]) -> Iterator[list[threading.Thread]]:
+    """Run the jobs in threads, which are returned; what goes wrong in one is raised at the end."""
     faults: list[Exception] = []
 
     def guarded(job: Callable[[], None]) -> None:
@@ -85,7 +85,7 @@ def working(*jobs: Callable[[], None]) -> Iterator[None]:
     threads = [threading.Thread(target=guarded, args=(job,), daemon=True) for job in jobs]
     for thread in threads:
         thread.start()
-    yield
+    yield threads
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive()
@@ -135,13 +135,13 @@ def test_block_pauses_the_publisher_until_the_subscriber_reads(
     for wire in (slow, fast):
         wire.subscribe(f"/topic/block.{slot}")
     other.subscribe("/topic/other")
-    with working(lambda: publish(publisher, f"/topic/block.{slot}"), lambda: expect_numbers(fast)):
+    with working(lambda: publish(publisher, f"/topic/block.{slot}"), lambda: expect_numbers(fast)) as jobs:
         slow_broker.wait_event("subscriber.slow", session=slow.session)
         # The topic stands still; nothing else does.
         for number in range(20):
             other_publisher.publish("/topic/other", b"%d" % number)
             assert other.expect("MESSAGE").body == b"%d" % number
-        assert not publisher.readable()
+        assert jobs[0].is_alive()
         slow.widen()
         expect_numbers(slow)
     slow.quiet()
@@ -150,20 +150,23 @@ def test_block_pauses_the_publisher_until_the_subscriber_reads(
 
 @pytest.mark.statement(115)
 @ACROSS
-@timed
-def test_block_ends_with_the_disconnection_of_who_never_reads(slow_broker: Broker, connect: Connect, slot: int) -> None:
-    slow, fast, publisher = connect(lazy=True), connect(), connect(slot)
-    for wire in (slow, fast):
-        wire.subscribe(f"/topic/block.end.{slot}")
-    with working(lambda: publish(publisher, f"/topic/block.end.{slot}"), lambda: expect_numbers(fast)):
-        slow_broker.wait_event("subscriber.slow", session=slow.session)
-        stood_still = time.monotonic()
-        closed = slow_broker.wait_event("connection.closed", session=slow.session)
-        assert BLOCK_TIMEOUT * 0.8 < time.monotonic() - stood_still < BLOCK_TIMEOUT + 3
-    assert (closed["reason"], closed["error_code"]) == ("slow-consumer", "slow-consumer")
-    # When it reads at last: whole messages without a gap, then the reason, then the end.
-    slow.widen()
-    *messages, error = slow.read_rest()
+def test_block_ends_with_the_disconnection_of_who_never_reads(start_broker: StartBroker, slot: int) -> None:
+    broker = start_broker(workers=2, config={"outbox": OUTBOX | {"block_timeout": BLOCK_TIMEOUT}})
+    with (
+        connect_on(broker, 0, receive_buffer=16384) as slow,
+        connect_on(broker, 0) as fast,
+        connect_on(broker, slot) as publisher,
+    ):
+        for wire in (slow, fast):
+            wire.subscribe("/topic/end")
+        started = time.monotonic()
+        with working(lambda: publish(publisher, "/topic/end"), lambda: expect_numbers(fast)):
+            closed = broker.wait_event("connection.closed", timeout=30, session=slow.session)
+            assert time.monotonic() - started >= BLOCK_TIMEOUT - CLOCK_GRAIN
+        assert (closed["reason"], closed["error_code"]) == ("slow-consumer", "slow-consumer")
+        # When it reads at last: whole messages without a gap, then the reason, then the end.
+        slow.widen()
+        *messages, error = slow.read_rest()
     assert numbers(messages) == list(range(len(messages)))
     assert error["error-code"] == "slow-consumer" and b"outbox.block_timeout" in error.body
 
@@ -234,28 +237,30 @@ def test_one_message_larger_than_the_outbox_is_delivered(connect: Connect) -> No
 
 
 @pytest.mark.statement(114)
-@timed
 def test_a_large_answer_to_one_does_not_delay_the_beats_of_others(slow_broker: Broker, connect: Connect) -> None:
     slow, publisher = connect(lazy=True), connect()
     beating = connect(listener=BEATING, headers=[("heart-beat", "0,400")])
-    slow.subscribe("/topic/drop.beats")
-    with working(lambda: publish(publisher, "/topic/drop.beats")):
-        beats = beating.collect_beats(1.6)
-    assert max(later - earlier for earlier, later in pairwise(beats)) <= 0.4
-    slow_broker.wait_event("subscriber.dropping", session=slow.session)
+    slow.subscribe("/topic/block.beats")
+    with working(lambda: publish(publisher, "/topic/block.beats")) as jobs:
+        slow_broker.wait_event("subscriber.slow", session=slow.session)
+        beating.collect_beats(0.1)
+        # All this time there is more for the slow one than any buffer takes.
+        beating.wait_beats(5)
+        assert slow.readable() and jobs[0].is_alive()
+        slow.widen()
+        expect_numbers(slow)
 
 
 @pytest.mark.statement(52, 115)
-@timed
 def test_a_publisher_that_is_kept_waiting_is_not_taken_for_dead(slow_broker: Broker, connect: Connect) -> None:
-    # Its beats lie unread in the kernel for longer than the 0.8 s of silence it is allowed.
     slow = connect(lazy=True)
     publisher = connect(listener=BEATING, headers=[("heart-beat", "400,0")])
     slow.subscribe("/topic/block.waiting")
-    with working(lambda: publish(publisher, "/topic/block.waiting")):
+    with working(lambda: publish(publisher, "/topic/block.waiting")) as jobs:
         slow_broker.wait_event("subscriber.slow", session=slow.session)
-        assert slow.readable() and not publisher.readable()
-        time.sleep(1.4)
+        # For longer than the 3 s of silence it is allowed: one that made the same promise, but later, is given up.
+        connect(listener=BEATING, headers=[("heart-beat", "400,0")]).expect_error("heart-beat-timeout")
+        assert slow.readable() and jobs[0].is_alive()
         slow.widen()
         expect_numbers(slow)
 
