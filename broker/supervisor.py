@@ -155,7 +155,9 @@ class Supervisor:
     # --- time
 
     def start(self, now: float) -> list[Action]:
-        """The first call."""
+        """The first call; of no effect once it was told to stop."""
+        if self.is_stopping:
+            return []
         self._last_tick = now
         for slot in self._slots:
             self._spawn(slot, now)

@@ -7,6 +7,7 @@ A handler raises StompError for a frame it cannot accept; the connection then an
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from common.acknowledgement import AckMode
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["COMMANDS"]
 
-_SELECTOR_COST = 64 << 10
+_SEARCHED = 256
+"""Acknowledging subscriptions that are searched for a message-id alone, which is all that 1.0 sends."""
+
+_SELECTOR_COST = 4096
 """Of all selectors of a connection. Each is asked about each message, on the loop that serves the others as well."""
 
 
@@ -82,19 +86,26 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
             "too many subscriptions",
             f"{len(subscriptions)} on this connection, which is the limit (limits.subscriptions)",
         )
+    if version is Version.V1_0 and mode is not AckMode.AUTO and len(connection.tracked) >= _SEARCHED:
+        raise StompError(
+            ErrorCode.TOO_MANY_SUBSCRIPTIONS,
+            "too many acknowledging subscriptions",
+            f"{_SEARCHED} on this connection, the limit of STOMP 1.0, whose ACK names no subscription; use 1.1 or 1.2",
+        )
     number = connection.next_number()
     subscription = Subscription(connection, id, number, mode, version, selector)
     subscriptions[key] = subscription
     if mode is not AckMode.AUTO:
         connection.tracked[number] = subscription
+    if selector is not None:
+        connection.selector_cost += selector.cost
     entry = core.router.subscribe(destination, subscription)
     receipt = frame.get("receipt")
-    if receipt is None:
-        return
-    if entry.routed:
-        connection.receipt(receipt)
-    else:
+    if not entry.routed:
+        # Also without a receipt of its own: a later one says that this frame was processed, too.
         entry.waiting.append(connection.hold_receipt(receipt))
+    elif receipt is not None:
+        connection.receipt(receipt)
 
 
 def _selector(connection: Connection, frame: Frame) -> Selector | None:
@@ -102,13 +113,12 @@ def _selector(connection: Connection, frame: Frame) -> Selector | None:
     if not text:
         return None
     selector = Selector.parse(text)
-    held = [each.selector for each in connection.subscriptions.values() if each.selector is not None]
-    cost = selector.cost + sum(each.cost for each in held)
+    cost = connection.selector_cost + selector.cost
     if cost > _SELECTOR_COST:
         raise StompError(
             ErrorCode.TOO_MANY_SUBSCRIPTIONS,
             "too many selectors",
-            f"{len(held) + 1} on this connection cost {cost}, the limit is {_SELECTOR_COST}: a selector costs its "
+            f"those of this connection cost {cost}, the limit is {_SELECTOR_COST}: a selector costs its "
             "characters, and 1024 more for each LIKE with both % and _",
         )
     return selector
@@ -143,14 +153,13 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         )
     if subscription.unacknowledged is not None:
         del connection.tracked[subscription.number]
+    if subscription.selector is not None:
+        connection.selector_cost -= subscription.selector.cost
     last = core.router.unsubscribe(subscription)
     receipt = frame.get("receipt")
-    if receipt is None:
-        return
     if last:
-        ticket = connection.hold_receipt(receipt)
-        core.backplane.barrier(ticket.release)
-    else:
+        core.backplane.barrier(connection.hold_receipt(receipt).release)
+    elif receipt is not None:
         connection.receipt(receipt)
 
 
@@ -191,7 +200,7 @@ def _delivery(connection: Connection, frame: Frame) -> tuple[Subscription | None
             subscription = connection.subscriptions.get(_required(frame, "subscription"))
             return subscription, value.encode()
     message_id_only = value.encode()
-    for subscription in tracked.values():
+    for subscription in islice(tracked.values(), _SEARCHED):
         if _is_pending(subscription, message_id_only):
             return subscription, message_id_only
     return None, message_id_only

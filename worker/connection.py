@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from common.codec import encode, encode_headers
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Connection"]
 
+_HELD = 1024
+"""RECEIPTs that may wait for effects elsewhere before their client is not read from."""
 _FULL_READ = 64 << 10
 """Bytes of a read that suggest there is more; uvloop reads up to 256,000 at once."""
 
@@ -55,6 +58,7 @@ class Connection(asyncio.Protocol):
         "peer_eof",
         "reason",
         "receipts",
+        "selector_cost",
         "silence",
         "subscriptions",
         "tracked",
@@ -77,6 +81,7 @@ class Connection(asyncio.Protocol):
         self.failed = False
         self.peer_eof = False
         self.reason: CloseReason | None = None
+        self.selector_cost = 0
         self.subscriptions: dict[str, Subscription] = {}
         self.tracked: dict[int, Subscription] = {}
         self.transactions: Transactions | None = None
@@ -114,7 +119,19 @@ class Connection(asyncio.Protocol):
             return
         if self.silence:
             self.last_read = self.core.now()
-        self.core.ingest.read(self, data)
+        try:
+            self.core.ingest.read(self, data)
+        except Exception as error:  # noqa: BLE001 - a bug that one client found must not be the end of the others
+            self.core.log_internal(self, error)
+            self.fail(
+                StompError(
+                    ErrorCode.INTERNAL_ERROR,
+                    "internal error",
+                    "the broker failed to handle this frame; its log says how",
+                ),
+                CloseReason.INTERNAL_ERROR,
+            )
+            return
         if len(data) >= _FULL_READ and self.paused_on is None:
             # libuv reads a full socket 32 times before it looks at another: one turn for each read, for all.
             self.transport.pause_reading()
@@ -213,18 +230,29 @@ class Connection(asyncio.Protocol):
         else:
             self._send_receipt(receipt)
 
-    def hold_receipt(self, receipt: str) -> Ticket:
-        """Take a place in the line of RECEIPTs; released when the effect is there."""
+    def hold_receipt(self, receipt: str | None) -> Ticket:
+        """Take a place in the line of RECEIPTs, for none if the frame asked for none; released when the effect is
+        there."""
         return self._hold(lambda: self._send_receipt(receipt))
 
-    def _hold(self, send: object) -> Ticket:
+    def _hold(self, send: Callable[[], None]) -> Ticket:
         if self.receipts is None:
             self.receipts = deque()
-        return hold(self.receipts, send)  # type: ignore[arg-type]
+        ticket = hold(self.receipts, send)
+        if len(self.receipts) >= _HELD and not self.closing:
+            # Until a sibling that is slow to answer does; what this client has in the air is bounded by it.
+            self.core.block(self._line, self, 0)
+        return ticket
 
-    def _send_receipt(self, receipt: str) -> None:
-        if not self.closing and self.version is not None:
+    @property
+    def _line(self) -> bytes:
+        return b"\0receipts %d" % self.number
+
+    def _send_receipt(self, receipt: str | None) -> None:
+        if receipt is not None and not self.closing and self.version is not None:
             self.send(b"RECEIPT\n%b\n\0" % encode_headers((("receipt-id", receipt),), self.version))
+        if self.paused_on is not None and self.receipts is not None and len(self.receipts) < _HELD // 2:
+            self.core.unblock(self._line, self)
 
     # --- a client that does not keep up
 
@@ -247,6 +275,8 @@ class Connection(asyncio.Protocol):
             "too many unacknowledged messages",
             f"subscription {subscription.id!r} has {limit} unacknowledged, which is the limit (limits.unacknowledged)",
         )
+        # In the next turn, for the router is in the middle of its subscribers; nothing is delivered until then.
+        self.reason = CloseReason.SLOW_CONSUMER
         self.core.soon(self.fail, error, CloseReason.SLOW_CONSUMER)
 
     # --- settings
@@ -294,7 +324,7 @@ class Connection(asyncio.Protocol):
         elif self.outbox is not None and self.outbox.deadline <= now:
             timeout = self.core.settings.block_timeout
             self.disconnect_slow(f"publishers stood still for {timeout:g} seconds (outbox.block_timeout)")
-        elif self.silence and self.paused_on is None and self.last_read + self.silence <= now:
+        elif self.silence and self.paused_on is None and not self.deaf and self.last_read + self.silence <= now:
             self.fail(
                 StompError(
                     ErrorCode.HEART_BEAT_TIMEOUT,
@@ -313,7 +343,7 @@ class Connection(asyncio.Protocol):
             self.next_beat = now + self.beat_every
         if not self.silence:
             heard_by = NEVER
-        elif self.paused_on is not None:
+        elif self.paused_on is not None or self.deaf:
             heard_by = now + self.silence
         else:
             heard_by = self.last_read + self.silence
@@ -369,6 +399,8 @@ class Connection(asyncio.Protocol):
     def _leave(self) -> None:
         """Give back all that others would still use or wait for; called once."""
         self.core.left()
+        if self.receipts:
+            self.core.unblock(self._line, self)
         for subscription in self.subscriptions.values():
             self.core.router.unsubscribe(subscription)
         self.subscriptions = {}

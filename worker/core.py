@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -28,6 +29,8 @@ from worker.settings import Settings
 __all__ = ["Core"]
 
 _TICK = 0.02
+_FURTHEST = 30.0
+"""Seconds; a deadline further away is looked at again before."""
 _REFUSALS = 128
 """Refused clients that may read their ERROR at the same time; the files of the process leave room for them."""
 
@@ -154,10 +157,12 @@ class Core:
 
     def wake_at(self, connection: Connection, when: float) -> None:
         """Call `connection.on_timer` at `when` (seconds of the loop's clock), up to a tick late."""
-        if when < connection.due:
-            connection.due = self._wheel.add(when, connection)
-            if connection.due < self._timer_due:
-                self._set_timer()
+        if when >= connection.due:
+            return
+        # No further than a client can be expected to stay: a closed connection is kept until its entry is due.
+        connection.due = self._wheel.add(min(when, self.now() + _FURTHEST), connection)
+        if connection.due < self._timer_due:
+            self._set_timer()
 
     def _set_timer(self) -> None:
         if self._timer is not None:
@@ -168,15 +173,21 @@ class Core:
 
     def _on_timer(self) -> None:
         now = self.now()
-        for connection in self._wheel.take_due(now):
-            # An entry that a nearer one replaced is left behind in the wheel: it is not the connection's `due`.
-            if connection.due <= now and connection in self.connections:
-                connection.due = float("inf")
-                due = connection.on_timer(now)
-                if due < connection.due:
-                    connection.due = self._wheel.add(due, connection)
-        self._timer = None
-        self._set_timer()
+        due = self._wheel.take_due(now)
+        due.reverse()
+        try:
+            while due:
+                connection = due.pop()
+                # An entry that a nearer one replaced is left behind in the wheel: it is not the connection's `due`.
+                if connection.due <= now and connection in self.connections:
+                    connection.due = float("inf")
+                    self.wake_at(connection, connection.on_timer(now))
+        finally:
+            # Whatever becomes of one, the others have their turn.
+            for connection in due:
+                connection.due = self._wheel.add(now, connection)
+            self._timer = None
+            self._set_timer()
 
     # --- the hot path's handlers
 
@@ -211,12 +222,13 @@ class Core:
 
     def block(self, destination: bytes, connection: Connection, waiting: int) -> None:
         """`connection`, with `waiting` bytes in its outbox, cannot take what is sent to `destination`. A name that
-        starts with NUL stands for the answers to its own frames, which hold up nobody else."""
+        starts with NUL stands for the answers to its own frames, which hold up nobody else. `waiting` is 0 if that is
+        known already."""
         own = destination.startswith(b"\0")
         self.flow.block(destination, connection, local=not own)
         if own:
             self.flow.pause_for(connection, (destination,))
-        else:
+        elif waiting:
             self.log.info(
                 Event.SUBSCRIBER_SLOW,
                 session=connection.session,
@@ -267,6 +279,15 @@ class Core:
         self.flow.unblock_all(slot)
 
     # --- what the operator sees
+
+    def log_internal(self, connection: Connection, error: Exception) -> None:
+        """A bug showed itself while a client's bytes were taken in."""
+        self.log.error(
+            Event.INTERNAL_ERROR,
+            what="a frame could not be handled",
+            session=connection.session,
+            stack="".join(traceback.format_exception(error)),
+        )
 
     def log_dropping(self, connection: Connection, destination: bytes, waiting: int) -> None:
         self.log.warning(

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
-__all__ = ["FlowControl", "Publisher"]
+__all__ = ["EVERYTHING", "FlowControl", "Publisher"]
+
+EVERYTHING = b""
+"""In the place of a destination: all of them are held up."""
 
 
 class Publisher(Protocol):
@@ -71,7 +74,7 @@ class FlowControl:
 
     def pause_for(self, publisher: Publisher, destinations: Iterable[bytes]) -> None:
         """Pause `publisher` if any of `destinations` is blocked."""
-        for destination in destinations:
+        for destination in (EVERYTHING, *destinations):
             if destination in self.blocked:
                 paused = self._paused.setdefault(destination, set())
                 if publisher not in paused:

@@ -11,6 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from worker.flow import EVERYTHING
+
 if TYPE_CHECKING:
     from worker.connection import Connection
 
@@ -18,6 +20,8 @@ __all__ = ["NEVER", "Outbox"]
 
 NEVER = float("inf")
 _CHUNK = 256 << 10
+_MANY = 32
+"""Destinations that one client holds up by name; beyond, it is all of them."""
 
 
 class Outbox:
@@ -107,12 +111,16 @@ class Outbox:
 
     def _block(self, destination: bytes) -> None:
         connection = self._connection
-        if not self._blocking:
+        first = not self._blocking
+        if first:
             self.deadline = connection.core.now() + connection.core.settings.block_timeout
             connection.core.wake_at(connection, self.deadline)
+        if len(self._blocking) >= _MANY and destination[:1] != b"\0":
+            # Who is sent ever new destinations by publishers that repeat none stops them all, or stops nobody.
+            destination = EVERYTHING
         if destination not in self._blocking:
             self._blocking.add(destination)
-            connection.core.block(destination, connection, self.size)
+            connection.core.block(destination, connection, self.size if first else 0)
 
     def _give_up(self, why: str) -> None:
         # Not now: the router is in the middle of its subscribers.

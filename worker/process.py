@@ -88,7 +88,7 @@ class WorkerProcess:
             case Ping(number):
                 self._send(Pong(number, {} if self._core is None else self._core.stats()))
             case Query(number, what, arguments):
-                self._send(Answer(number, None if self._core is None else self._core.inspector.answer(what, arguments)))
+                self._send(Answer(number, self._inspect(what, arguments)))
             case Start():
                 self._begin(message)
             case Roster(members) if self._core is not None:
@@ -104,6 +104,18 @@ class WorkerProcess:
                 self._stop(ExitCode.OK)
             case _:
                 self._log.error(Event.CONTROL_ERROR, what="unexpected message", message=type(message).__name__)
+
+    def _inspect(self, what: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+        if self._core is None:
+            return None
+        try:
+            return self._core.inspector.answer(what, arguments)
+        except (KeyError, TypeError, ValueError) as error:
+            # The clients' worker must not end with a question it does not understand.
+            self._log.error(
+                Event.CONTROL_ERROR, what="a question that cannot be answered", question=what, why=repr(error)
+            )
+            return None
 
     def _follow(self, core: Core, members: list[Member]) -> None:
         known, self._siblings = self._siblings, {(member.slot, member.incarnation) for member in members}
@@ -269,5 +281,3 @@ class WorkerProcess:
             return
         stack = "" if error is None else "".join(traceback.format_exception(error))
         self._log.error(Event.INTERNAL_ERROR, what=context.get("message", ""), stack=stack)
-        if isinstance(transport, asyncio.Transport):
-            transport.abort()

@@ -251,7 +251,7 @@ class Router:
         """The frames of `batch` for a subscription that acknowledges; each is pending from now on."""
         connection = subscription.connection
         unacknowledged = subscription.unacknowledged
-        if unacknowledged is None or connection.version is None:
+        if unacknowledged is None or connection.version is None or connection.reason is not None:
             return b""
         items = batch.items if batch.by_version is None else batch.by_version[connection.version]
         prefix = batch.id_prefix

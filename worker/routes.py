@@ -196,7 +196,7 @@ class RouteCache:
                 line.translate(None, _PLAIN) != b":"
                 or line[0] == _COLON
                 or line[: line.find(b":")] in _OWN_LINES
-                or old in self._lines
+                or old[: old.find(b":")] in _OWN_LINES
             ):
                 return False
         return True

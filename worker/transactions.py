@@ -26,7 +26,11 @@ class Transaction:
 
     def restore(self) -> None:
         """Make every settlement undone."""
+        # All of a subscription's at once: each time the order is made anew.
+        together: dict[Subscription, Settled] = {}
         for subscription, settled in self.settled:
+            together.setdefault(subscription, []).extend(settled)
+        for subscription, settled in together.items():
             if subscription.unacknowledged is not None:
                 subscription.unacknowledged.restore(settled)
 
@@ -75,7 +79,7 @@ class Transactions:
         transaction.sends.append((route, body))
 
     def add_settlement(self, name: str, subscription: Subscription, settled: Settled) -> None:
-        """Raises as `add_send` does; what was settled is then for the caller to restore."""
+        """Raises as `add_send` does; what is settled then stays so, for the connection is closed."""
         transaction = self._get(name)
         self._grow(transaction, sum(len(message_id) for _, message_id in settled))
         transaction.settled.append((subscription, settled))

@@ -170,13 +170,19 @@ def test_a_bad_selector(connect: Connect, version: str, selector: str, detail: s
 
 def test_selectors_of_a_connection_are_bounded_together(connect: Connect) -> None:
     wire = connect()
-    chars = 4096
+    chars = 256
     for number in range(15):
         select(wire, "/topic/bounded", f"n = {number}".ljust(chars), id=str(number))
-    select(wire, "/topic/bounded", "a LIKE 'x_%' OR a LIKE 'y_%'".ljust(2048), id="mixed")
+    # A LIKE with both wildcards costs 1024 more; what is unsubscribed costs nothing any more.
+    wire.request("UNSUBSCRIBE", [("id", "14")])
+    wire.request("UNSUBSCRIBE", [("id", "13")])
+    wire.request("UNSUBSCRIBE", [("id", "12")])
+    wire.request("UNSUBSCRIBE", [("id", "11")])
+    select(wire, "/topic/bounded", "a LIKE 'x_%'".ljust(chars), id="mixed")
     wire.request("UNSUBSCRIBE", [("id", "mixed")])
-    select(wire, "/topic/bounded", "n = 15".ljust(chars), id="mixed")
+    for number in range(11, 16):
+        select(wire, "/topic/bounded", f"n = {number}".ljust(chars), id=str(number))
     wire.subscribe("/topic/bounded", id="without")
     wire.frame("SUBSCRIBE", [("destination", "/topic/bounded"), ("id", "over"), ("selector", "n")])
     error = wire.expect_error("too-many-subscriptions", frame="SUBSCRIBE", message="too many selectors")
-    assert "17 on this connection cost 65537, the limit is 65536" in error.body.decode()
+    assert "those of this connection cost 4097, the limit is 4096" in error.body.decode()

@@ -123,8 +123,11 @@ class Transport:
         self.reading = False
 
     def resume_reading(self) -> None:
-        assert not self.reading
+        # Idempotent, as asyncio has it.
         self.reading = True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
 
     def is_closing(self) -> bool:
         return self.closed_at is not None or self.aborted_at is not None

@@ -3,7 +3,7 @@ subscriber may hold up its publishers, the time a closing connection lingers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import pytest
@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
+from common.errors import CloseReason
 from tests.unit.worker.clocked import EPSILON, TICK, Client, Worker, send
+from worker.connection import Connection
 from worker.outbox import NEVER
 
 BEATING = {"minimum": 0.2, "wish": 0.2}
@@ -402,3 +404,35 @@ def test_an_idle_worker_has_nothing_to_wake_for() -> None:
     client = worker.login()
     worker.after(60)
     assert worker.loop.timers == [] and client.connection.due == NEVER
+
+
+def test_a_promise_of_ages_keeps_no_closed_connection_for_ages() -> None:
+    worker = Worker(heart_beat=BEATING)
+    client = worker.login("999999999999999,0")
+    worker.after(1)
+    assert worker.core._wheel.next_due() is not None
+    client.connection.disconnect(None, CloseReason.DISCONNECT)
+    worker.after(60)
+    assert worker.core._wheel.next_due() is None
+
+
+def test_what_goes_wrong_with_one_deadline_is_not_the_end_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(heart_beat=BEATING)
+    first, second = worker.login("0,200"), worker.login("0,200")
+    monkeypatch.setattr(Connection, "on_timer", broken_once(Connection.on_timer))
+    with pytest.raises(RuntimeError, match="once"):
+        worker.after(1)
+    before = len(first.transport.written) + len(second.transport.written)
+    worker.after(10)
+    assert len(first.transport.written) + len(second.transport.written) >= before + 90
+
+
+def broken_once(working: Callable[[Connection, float], float]) -> Callable[[Connection, float], float]:
+    broken = [True]
+
+    def on_timer(connection: Connection, now: float) -> float:
+        if broken and broken.pop():
+            raise RuntimeError("once")
+        return working(connection, now)
+
+    return on_timer

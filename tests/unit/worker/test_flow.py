@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from worker.flow import FlowControl
+from worker.flow import EVERYTHING, FlowControl
 
 
 class FakePublisher:
@@ -122,3 +122,19 @@ def test_a_publisher_that_pauses_again_while_others_are_resumed() -> None:
     flow.unblock(b"/topic/a", 1, local=False)
     assert order == ["resumed"]
     assert eager.on == {b"/topic/a"} and not other.on
+
+
+def test_everything_blocked_holds_up_every_publisher() -> None:
+    flow, told = FlowControl(lambda destination, blocked: None), []
+
+    class Waiting:
+        def pause(self, destination: bytes) -> None:
+            told.append(("pause", destination))
+
+        def resume(self, destination: bytes) -> None:
+            told.append(("resume", destination))
+
+    flow.block(EVERYTHING, "someone", local=False)
+    flow.pause_for(Waiting(), [b"/topic/never-blocked-by-name"])
+    flow.unblock(EVERYTHING, "someone", local=False)
+    assert told == [("pause", EVERYTHING), ("resume", EVERYTHING)]

@@ -58,6 +58,7 @@ class FakeConnection:
     def __init__(self, version: Version) -> None:
         self.version = version
         self.outbox = None
+        self.reason = None
         self.transport = self
         self.written = b""
         self.over: list[Subscription] = []

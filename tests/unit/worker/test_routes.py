@@ -189,3 +189,13 @@ def test_a_block_larger_than_the_room_is_served_and_not_kept() -> None:
     for _ in range(3):
         assert _find(cache, b"SEND\ndestination:/topic/a").destination == b"/topic/a"
     assert not cache.young
+
+
+def test_a_block_is_not_taken_for_one_whose_own_lines_were_forgotten() -> None:
+    """The lines known from before are forgotten when there are too many; what was made of them must not mislead."""
+    cache = RouteCache(Version.V1_2, Limits(), 1024, 1 << 20)
+    cache.parse(b"SEND\ndestination:/topic/d\ncontent-length:5")
+    for number in range(2000):
+        cache._lines.clear()
+        cache.parse(b"SEND\ndestination:/topic/other%d\ncontent-length:7" % number) if number % 500 == 0 else None
+    assert cache.parse(b"SEND\ndestination:/topic/d\nid:123").length == -1

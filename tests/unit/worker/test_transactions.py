@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +28,16 @@ def code(call: Any, *arguments: object) -> ErrorCode | None:
     return None
 
 
+class FakeSubscription:
+    def __init__(self, pending: Unacknowledged) -> None:
+        self.unacknowledged = pending
+
+
 def subscription(mode: AckMode, *ids: bytes) -> Any:
     pending = Unacknowledged(mode)
     for each in ids:
         pending.add(each)
-    return SimpleNamespace(unacknowledged=pending)
+    return FakeSubscription(pending)
 
 
 def test_begin_twice() -> None:
