@@ -29,7 +29,6 @@ __all__ = [
     "Ready",
     "Roster",
     "Start",
-    "Stop",
     "encode",
 ]
 
@@ -104,11 +103,6 @@ class Drain(Message):
     """Stop accepting, deliver what is queued, tell the clients, answer `Drained` and exit within `seconds`."""
 
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Stop(Message):
-    """Exit at once."""
 
 
 # --- worker to front

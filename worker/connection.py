@@ -184,6 +184,7 @@ class Connection(asyncio.Protocol):
         if self.paused_on is None:
             self.paused_on = set()
             self.transport.pause_reading()
+            self.core.log_paused(self, destination)
         self.paused_on.add(destination)
 
     def resume(self, destination: bytes) -> None:
@@ -192,6 +193,7 @@ class Connection(asyncio.Protocol):
         self.paused_on.discard(destination)
         if not self.paused_on:
             self.paused_on = None
+            self.core.log_resumed(self)
             # Silence while nobody listened is not the client's.
             self.last_read = self.core.now()
             self.transport.resume_reading()
@@ -199,6 +201,7 @@ class Connection(asyncio.Protocol):
     def logged_in(self, version: Version, beats: HeartBeat) -> None:
         """CONNECT was accepted: `beats` in milliseconds."""
         self.version = version
+        self.core.log_opened(self, beats)
         listener = self.listener
         now = self.core.now()
         self.deadline = NEVER

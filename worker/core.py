@@ -15,6 +15,7 @@ from typing import Any
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.log import Event, EventLog, Level
+from common.negotiation import HeartBeat
 from common.timerwheel import TimerWheel
 from worker.backplane.interface import Backplane, Batch
 from worker.commands import COMMANDS
@@ -279,6 +280,24 @@ class Core:
         self.flow.unblock_all(slot)
 
     # --- what the operator sees
+
+    def log_opened(self, connection: Connection, beats: HeartBeat) -> None:
+        if self.log.is_enabled(Level.DEBUG) and connection.version is not None:
+            self.log.debug(
+                Event.CONNECTION_OPENED,
+                session=connection.session,
+                version=connection.version.label,
+                heart_beat="{},{}".format(*beats),
+            )
+
+    def log_paused(self, connection: Connection, destination: bytes) -> None:
+        if self.log.is_enabled(Level.DEBUG):
+            what = "its own answers" if destination.startswith(b"\0") else destination.decode(errors="replace")
+            self.log.debug(Event.PUBLISHER_PAUSED, session=connection.session, destination=what)
+
+    def log_resumed(self, connection: Connection) -> None:
+        if self.log.is_enabled(Level.DEBUG):
+            self.log.debug(Event.PUBLISHER_RESUMED, session=connection.session)
 
     def log_internal(self, connection: Connection, error: Exception) -> None:
         """A bug showed itself while a client's bytes were taken in."""

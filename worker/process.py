@@ -31,7 +31,6 @@ from common.messages import (
     Ready,
     Roster,
     Start,
-    Stop,
 )
 from common.release import VERSION
 from worker.backplane.interface import Member
@@ -100,8 +99,6 @@ class WorkerProcess:
                 self._configure(self._core, Config.model_validate(config))
             case Drain(seconds):
                 self._drain(seconds)
-            case Stop():
-                self._stop(ExitCode.OK)
             case _:
                 self._log.error(Event.CONTROL_ERROR, what="unexpected message", message=type(message).__name__)
 

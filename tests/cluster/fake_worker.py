@@ -26,7 +26,6 @@ from common.messages import (
     Ready,
     Roster,
     Start,
-    Stop,
     encode,
 )
 
@@ -101,8 +100,6 @@ def main() -> int:
                         control.sendall(encode(Pong(number, {"connections": number})))
                     case Drain() if mode != "stay":
                         control.sendall(encode(Drained()))
-                        return 0
-                    case Stop():
                         return 0
 
 

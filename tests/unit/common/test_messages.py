@@ -27,7 +27,6 @@ from common.messages import (
     Ready,
     Roster,
     Start,
-    Stop,
     encode,
 )
 
@@ -43,7 +42,6 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Query: st.builds(Query, NUMBERS, TEXTS, CONFIG),
     Answer: st.builds(Answer, NUMBERS, st.none() | CONFIG),
     Drain: st.builds(Drain, st.floats(0, 1e6)),
-    Stop: st.builds(Stop),
     Bound: st.builds(Bound, TEXTS),
     Ready: st.builds(Ready),
     Pong: st.builds(Pong, NUMBERS, st.dictionaries(TEXTS, NUMBERS, max_size=5)),
