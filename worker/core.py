@@ -30,6 +30,9 @@ from worker.settings import Settings
 __all__ = ["Core"]
 
 _TICK = 0.02
+_STALL = 0.1
+_READ_FIRST = 0.001
+"""Seconds: a timer this late tells of a loop that stood still, and is then called again after so long."""
 _FURTHEST = 30.0
 """Seconds; a deadline further away is looked at again before."""
 _REFUSALS = 128
@@ -82,6 +85,7 @@ class Core:
         self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
+        self._stalled = False
 
     def configure(self, settings: Settings) -> None:
         """Go by `settings` from now on: what is read next, by whomever, is held to them."""
@@ -174,6 +178,12 @@ class Core:
 
     def _on_timer(self) -> None:
         now = self.now()
+        if now - self._timer_due > _STALL and not self._stalled:
+            # The loop was held up, and calls timers before it reads: what clients sent meanwhile is to count first.
+            self._stalled = True
+            self._timer = self._loop.call_later(_READ_FIRST, self._on_timer)
+            return
+        self._stalled = False
         due = self._wheel.take_due(now)
         due.reverse()
         try:

@@ -20,10 +20,12 @@ from worker.core import Core
 from worker.ingest import MessageIds
 from worker.settings import Settings
 
-__all__ = ["EPSILON", "TICK", "Client", "Worker", "send"]
+__all__ = ["EPSILON", "READ_FIRST", "TICK", "Client", "Worker", "send"]
 
 TICK = 0.02
 """How late the worker may be by itself: what is due within a tick shares a timer."""
+READ_FIRST = 0.001
+"""What a late worker grants itself to read what its clients sent meanwhile."""
 EPSILON = 1e-6
 """What adding up fractions of seconds may lose."""
 START = 1000.0
@@ -34,6 +36,7 @@ class Timer:
         self.when = when
         self.callback = callback
         self.cancelled = False
+        self.punctual = False
 
     def cancel(self) -> None:
         self.cancelled = True
@@ -58,6 +61,12 @@ class Loop:
         self.timers.append(timer)
         return timer
 
+    def call_later(self, delay: float, callback: Callable[[], None]) -> Timer:
+        timer = self.call_at(self.now + delay, callback)
+        # Asked for when the delay of the others is known already.
+        timer.punctual = True
+        return timer
+
     def settle(self) -> None:
         while self._soon:
             self._soon.popleft()()
@@ -68,10 +77,11 @@ class Loop:
         while True:
             self.timers = [timer for timer in self.timers if not timer.cancelled]
             timer = min(self.timers, key=lambda timer: timer.when, default=None)
-            if timer is None or timer.when + late > when:
+            called = when if timer is None else timer.when + (0 if timer.punctual else late)
+            if timer is None or called > when:
                 break
             self.timers.remove(timer)
-            self.now = max(self.now, timer.when + late)
+            self.now = max(self.now, called)
             timer.callback()
             self.settle()
             assert all(other.when > self.now for other in self.timers if not other.cancelled), "wakes without end"

@@ -12,7 +12,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from common.errors import CloseReason
-from tests.unit.worker.clocked import EPSILON, TICK, Client, Worker, send
+from tests.unit.worker.clocked import EPSILON, READ_FIRST, TICK, Client, Worker, send
 from worker.connection import Connection
 from worker.outbox import NEVER
 
@@ -24,7 +24,7 @@ def expect_error_due(worker: Worker, client: Client, due: float, code: str) -> N
     """No ERROR before `due`, and one at the first wake from then on."""
     worker.at(due - EPSILON)
     assert client.error is None and not client.connection.closing
-    worker.at(due + TICK + worker.late + EPSILON)
+    worker.at(due + TICK + worker.late + READ_FIRST + EPSILON)
     assert client.error is not None and client.error[1] == code
     assert due - EPSILON <= client.error[0]
 
@@ -98,7 +98,9 @@ def test_two_bytes_of_the_broker_are_never_further_apart_than_it_promised(
 ) -> None:
     interval = milliseconds / 1000
     # What half the interval leaves of slack; a tick of it is the worker's own.
-    worker = Worker(late=lateness * (interval / 2 - TICK), heart_beat={"minimum": 0.1, "wish": 0.1, "maximum": 60})
+    worker = Worker(
+        late=lateness * (interval / 2 - TICK - READ_FIRST), heart_beat={"minimum": 0.1, "wish": 0.1, "maximum": 60}
+    )
     client, other = worker.login(f"0,{milliseconds}"), worker.login()
     client.read(b"SUBSCRIBE\ndestination:/topic/a\nid:0\n\n\0")
     for step, wait in steps:
@@ -203,15 +205,15 @@ def test_closed_by_the_first_wake_after_the_limit_and_never_before(
         worker.after(wait * limit)
         if client.error is not None:
             break
-        assert paused or worker.now <= heard + limit + TICK + late + EPSILON
+        assert paused or worker.now <= heard + limit + TICK + late + READ_FIRST + EPSILON
     else:
         if paused:
             worker.release(HELD)
             heard = worker.now
-        worker.after(limit + TICK + late + EPSILON)
+        worker.after(limit + TICK + late + READ_FIRST + EPSILON)
         paused = False
     assert not paused and client.error is not None and client.error[1] == "heart-beat-timeout"
-    assert heard + limit - EPSILON <= client.error[0] <= heard + limit + TICK + late + EPSILON
+    assert heard + limit - EPSILON <= client.error[0] <= heard + limit + TICK + late + READ_FIRST + EPSILON
 
 
 @pytest.mark.parametrize("paused_for", [0.0, 0.399, 0.4, 5.0, 1000.0])
@@ -301,7 +303,7 @@ def test_a_subscriber_is_given_up_after_the_block_timeout(late: float) -> None:
     due = worker.now + 5.0
     worker.at(due - EPSILON)
     assert not slow.connection.closing and not publisher.transport.reading
-    worker.at(due + TICK + late + EPSILON)
+    worker.at(due + TICK + late + READ_FIRST + EPSILON)
     assert slow.connection.reason == "slow-consumer" and publisher.transport.reading
     # Its last words wait until it reads; then it has them, for as long as it lingers.
     assert slow.error is None
@@ -360,7 +362,7 @@ def test_a_closing_connection_lingers(late: float) -> None:
     assert client.error is not None and client.transport.eof_at == start
     worker.at(start + 2.0 - EPSILON)
     assert not client.transport.is_closing() and worker.core.connections
-    worker.at(start + 2.0 + TICK + late + EPSILON)
+    worker.at(start + 2.0 + TICK + late + READ_FIRST + EPSILON)
     assert client.transport.aborted_at is not None and client.transport.closed_at is None
     assert not worker.core.connections
 
@@ -436,3 +438,13 @@ def broken_once(working: Callable[[Connection, float], float]) -> Callable[[Conn
         return working(connection, now)
 
     return on_timer
+
+
+def test_a_loop_that_stood_still_reads_before_it_judges() -> None:
+    worker = Worker(late=0.8, heart_beat=BEATING)
+    client = worker.login("200,0")
+    # The loop stands still for longer than 0.4 seconds of silence; what came meanwhile is read after the first timer.
+    worker.after(0.8 + READ_FIRST / 2)
+    client.read(b"\n")
+    worker.after(READ_FIRST)
+    assert client.error is None and not client.connection.closing
