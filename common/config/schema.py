@@ -310,16 +310,32 @@ class Destination(Section):
 class Backplane(Section):
     """The links between workers."""
 
-    high_water_mark: Annotated[int, Count(1, 1_000_000, "batches"), COLD] = Field(
-        default=256,
-        description="Batches a link holds before the publishers feeding it are paused. A batch is what one"
-        " read brought in. At 64 the publishers of small batches stood still a third of the time; 256 keep a"
-        " busy sibling fed and are still bounded in memory.",
+    high_water_mark: Annotated[int, Count(1, 1_000_000, "messages"), COLD] = Field(
+        default=16,
+        description="Messages of at most 256 KiB that a link holds at each of its ends: by default 8 MiB in all. So"
+        " much of a sibling's can still be under way to a subscriber that became slow, after its publishers were"
+        " paused; that of all siblings together should fit into `outbox.max_bytes`, else it is disconnected for what"
+        " nobody could hold back any more. Small batches need no higher mark: those that find a link full are joined"
+        " into larger messages. Larger bodies travel in pieces of that size.",
     )
     retry_interval: Annotated[float, Duration(0.001, 1), COLD] = Field(
         default=0.02,
         description="How often a full link is tried again. ZeroMQ tells no sender that a full link has room"
         " again, so somebody has to look; 20 ms is not felt by a publisher that was paused.",
+    )
+    kept_bytes: Annotated[int, Size(0, GIB), COLD] = Field(
+        default=MIB,
+        description="What may wait for room on full links, per destination, before its publishers are paused; they go"
+        " on when all of it has gone. A few milliseconds of a busy topic, so a sibling that has other things to do"
+        " for a moment pauses nobody: with 256 KiB, publishers of small batches stood still a third of the time. What"
+        " each publisher had sent by then comes on top: one read, or one message where that is larger (see"
+        " `limits.body_bytes`).",
+    )
+    kept_total_bytes: Annotated[int, Size(0, 4 * GIB), COLD] = Field(
+        default=4 * MIB,
+        description="What may wait for room on full links in one worker, for all destinations together, before the"
+        " publishers to every destination among them are paused. It bounds the memory where thousands of destinations"
+        " each keep less than `kept_bytes`.",
     )
 
 

@@ -26,7 +26,15 @@ class Peer:
     def __init__(self, loop: asyncio.AbstractEventLoop, slot: int, incarnation: int, directory: str, mark: int) -> None:
         self.loop = loop
         self.backplane = ZmqBackplane(
-            loop, slot, incarnation, directory, self, high_water_mark=mark, retry_interval=0.02
+            loop,
+            slot,
+            incarnation,
+            directory,
+            self,
+            high_water_mark=mark,
+            retry_interval=0.02,
+            kept_bytes=1 << 20,
+            kept_total_bytes=4 << 20,
         )
         self.slot = slot
         self.prefix = b"%d.%d" % (slot, incarnation)

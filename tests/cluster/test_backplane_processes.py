@@ -119,7 +119,7 @@ class Cluster:
         self.processes: list[Process] = []
         self._all: list[Process] = []
 
-    def start(self, slot: int, incarnation: int = 1, mark: int = 64) -> Process:
+    def start(self, slot: int, incarnation: int = 1, mark: int = 16) -> Process:
         """Bound, on nobody's roster yet."""
         process = Process(slot, incarnation, self.directory, mark)
         self._all.append(process)

@@ -117,13 +117,14 @@ def test_what_was_receipted_is_delivered_everywhere(workers: int, mortal: Mortal
 
 def test_nothing_in_flight_between_workers_is_lost(mortal: Mortal, on: ConnectOn, topic: Topic) -> None:
     """The publisher's worker stays until the other, which stood still, has read what was receipted."""
-    broker, name = mortal(workers=2, config={"broker": {"drain_timeout": "60s"}}), topic()
+    config = {"broker": {"drain_timeout": "60s"}, "backplane": {"high_water_mark": 64}}
+    broker, name = mortal(workers=2, config=config), topic()
     subscriber, publisher = on(broker, 1), on(broker, 0)
     subscriber.subscribe(name)
     workers = broker.worker_pids()
     os.kill(workers[1], signal.SIGSTOP)
     try:
-        # Within the high-water mark of the link (64), far more than what the kernel holds between the two.
+        # Within the high-water mark of the link, far more than what the kernel holds between the two.
         for number in range(50):
             publisher.request("SEND", [("destination", name)], b"%d " % number + b"." * 200_000)
         os.kill(broker.pid, signal.SIGTERM)

@@ -12,8 +12,10 @@ from tests.conftest import StartBroker
 
 Topic = Callable[[], str]
 
-PATIENT = {"supervision": {"ping_interval": "100ms", "hang_timeout": "100s"}}
-IMPATIENT = {"supervision": {"ping_interval": "100ms", "hang_timeout": "1500ms"}}
+# A subscriber that happens to be slow when its worker is stopped would hold the publishers up before the link does.
+ROOMY = {"high_bytes": "256MiB", "max_bytes": "1GiB"}
+PATIENT = {"supervision": {"ping_interval": "100ms", "hang_timeout": "100s"}, "outbox": ROOMY}
+IMPATIENT = {"supervision": {"ping_interval": "100ms", "hang_timeout": "1500ms"}, "outbox": ROOMY}
 PADDING = 5000
 
 

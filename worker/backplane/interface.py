@@ -6,8 +6,11 @@ Promises every implementation keeps (one contract suite runs over all of them):
 * batches of one destination reach every interested sibling in the order they were published, none dropped;
 * when `barrier` calls back, every live sibling routes by each `subscribe` and `unsubscribe` made before the
   call;
-* a full link never loses a batch: it is kept, `on_blocked(destination)` is called once,
-  `on_unblocked(destination)` when all that was kept for it has gone. Reading from siblings never stops;
+* a full link never loses a batch: it is kept, and goes with those after it as soon as there is room. When more is
+  kept for a destination than a bound, or for all together more than a total, `on_blocked(destination)` is called once
+  (in the second case for each destination that something is kept for), and `on_unblocked(destination)` once all that
+  was kept for it has gone. Both bounds are in bytes, and so is what a link holds: however large a batch, a link takes
+  no more than it would of small ones. Reading from siblings never stops;
 * callbacks come from the event loop, never from within a call into the backplane, and none after `close`; calls after
   it do nothing.
 
@@ -67,7 +70,7 @@ class BackplaneEvents(Protocol):
         """A sibling sent `message` (any msgpack value) with `send` or `broadcast`."""
 
     def on_blocked(self, destination: bytes) -> None:
-        """A link is full; stop reading from the clients that publish to `destination`."""
+        """Too much waits for a full link; stop reading from the clients that publish to `destination`."""
 
     def on_unblocked(self, destination: bytes) -> None:
         """What was kept for `destination` has gone."""

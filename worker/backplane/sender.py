@@ -5,6 +5,9 @@ ZeroMQ cannot say when to try again (an XPUB always claims to be writable), so w
 whenever the socket has something to report (links report room as they drain) and by a timer. What is kept
 belongs to its topic alone: other topics, which may have other receivers, go on; within the topic nothing
 may overtake.
+
+A little that is kept is no reason to stop publishers: it joins what comes next in fewer, larger messages, which
+is how a sibling that is behind catches up. Only when it becomes much is the destination blocked.
 """
 
 from __future__ import annotations
@@ -31,15 +34,19 @@ RETRY_GAP = 0.001
 
 
 class _Kept:
-    """What waits for room under one topic, oldest first; the head is assembled once, not at each try."""
+    """What waits for room under one topic, oldest first; the head is assembled once, not at each try. Sizes are those
+    of the elements, in bytes."""
 
-    __slots__ = ("head", "queue")
+    __slots__ = ("head", "head_size", "queue", "size", "told")
 
-    def __init__(self, head: bytes) -> None:
+    def __init__(self, head: bytes, size: int) -> None:
         self.head = head
+        self.head_size = self.size = size
         self.queue: deque[Collected] = deque()
+        self.told = False
 
     def add(self, collected: Collected) -> None:
+        self.size += collected.size
         last = self.queue[-1] if self.queue else None
         if last is not None and last.size + collected.size <= COALESCED_BYTES:
             last.parts += collected.parts
@@ -52,6 +59,9 @@ class Sender:
     """Owns the order in which elements leave. `send` is the XPUB's; `blocked` and `unblocked` are called
     from the loop with a destination; `after` is called after each round of sends, which may have swallowed
     the socket's wake-up.
+
+    A destination is blocked when more than `kept_bytes` are kept for it, or when more than `kept_total_bytes` are
+    kept for all and some of them for it; it is unblocked when nothing is kept for it any more.
     """
 
     def __init__(
@@ -63,6 +73,8 @@ class Sender:
         unblocked: Callable[[bytes], None],
         after: Callable[[], None],
         retry_interval: float,
+        kept_bytes: int,
+        kept_total_bytes: int,
     ) -> None:
         self._loop = loop
         self._send = send
@@ -70,9 +82,13 @@ class Sender:
         self._unblocked = unblocked
         self._after = after
         self._retry_interval = retry_interval
+        self._kept_bytes = kept_bytes
+        self._kept_total_bytes = kept_total_bytes
         self._collected: dict[bytes, Collected] = {}
         self._kept_batches: dict[bytes, _Kept] = {}
         self._kept_control: dict[bytes, _Kept] = {}
+        self._untold: dict[bytes, _Kept] = {}
+        self._kept_size = 0
         self._flushing = False
         self._retrying: asyncio.TimerHandle | None = None
         self._again: asyncio.Handle | None = None
@@ -100,18 +116,17 @@ class Sender:
         if self._closed:
             return
         collected = self._collected.get(topic)
-        if collected is None:
-            self._collected[topic] = collected = Collected(element)
-            if not self._flushing:
-                self._flushing = True
-                self._loop.call_soon(self.flush)
-        else:
-            collected.parts.append(element)
-            collected.size += len(element)
-        if collected.size > COALESCED_BYTES:
-            del self._collected[topic]
+        if collected is not None:
+            if collected.size + len(element) <= COALESCED_BYTES:
+                collected.parts.append(element)
+                collected.size += len(element)
+                return
             self._emit(topic, collected)
             self._after()
+        self._collected[topic] = Collected(element)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self.flush)
 
     def put_now(self, topic: bytes, element: bytes) -> None:
         """Send a packed control element without waiting for the end of the turn."""
@@ -140,15 +155,31 @@ class Sender:
         kept = all_kept.get(topic)
         if kept is not None:
             kept.add(collected)
-            return
-        message = assemble(topic, collected.parts)
-        try:
-            self._send(message, _NOBLOCK)
-        except zmq.Again:
-            all_kept[topic] = _Kept(message)
-            self._arm()
-            if topic[0] == BATCHES:
-                self._loop.call_soon(self._tell, self._blocked, destination_of(topic))
+        else:
+            message = assemble(topic, collected.parts)
+            try:
+                self._send(message, _NOBLOCK)
+                return
+            except zmq.Again:
+                all_kept[topic] = kept = _Kept(message, collected.size)
+                self._arm()
+        if topic[0] == BATCHES:
+            self._kept_size += collected.size
+            self._judge(topic, kept)
+
+    def _judge(self, topic: bytes, kept: _Kept) -> None:
+        """More is kept for `topic` than before."""
+        if not kept.told:
+            self._untold[topic] = kept
+            if kept.size > self._kept_bytes:
+                self._tell_blocked(topic)
+        if self._kept_size > self._kept_total_bytes:
+            for each in list(self._untold):
+                self._tell_blocked(each)
+
+    def _tell_blocked(self, topic: bytes) -> None:
+        self._untold.pop(topic).told = True
+        self._loop.call_soon(self._tell, self._blocked, destination_of(topic))
 
     def _tell(self, event: Callable[[bytes], None], destination: bytes) -> None:
         if not self._closed:
@@ -179,11 +210,17 @@ class Sender:
             else:
                 sent[topic] = kept
         for topic, kept in sent.items():
+            if topic[0] == BATCHES:
+                self._kept_size -= kept.head_size
+            kept.size -= kept.head_size
             if kept.queue:
-                kept.head = assemble(topic, kept.queue.popleft().parts)
+                following = kept.queue.popleft()
+                kept.head, kept.head_size = assemble(topic, following.parts), following.size
                 all_kept[topic] = kept
-            elif topic[0] == BATCHES:
+            elif kept.told:
                 self._loop.call_soon(self._tell, self._unblocked, destination_of(topic))
+            else:
+                self._untold.pop(topic, None)
         return bool(sent)
 
     def _arm(self) -> None:
@@ -207,3 +244,4 @@ class Sender:
         self._collected.clear()
         self._kept_batches.clear()
         self._kept_control.clear()
+        self._untold.clear()

@@ -5,18 +5,23 @@ A message is one part: a topic that ends with its only NUL, then one msgpack arr
 collected for that topic. ZeroMQ filters by prefix, so the NUL makes a subscription exact and its absence
 makes it a prefix one.
 
-    t<destination> NUL                      batches: [id_prefix, items], or with items for 1.0, 1.1 and 1.2
+    t<destination> NUL                      batches: [id_prefix, items], or with items for 1.0, 1.1 and 1.2;
+                                            pieces of one: [slot, incarnation, number, count, bytes]
     i<slot>/<incarnation> NUL               inbox of that worker: [slot, incarnation, Letter, content]
     s<slot>/<incarnation>/<number> NUL      barrier token of that worker, the answers: [slot, incarnation]
     r<slot>/<inc.>/<slot>/<inc.> NUL        ready token for the first worker from the second; never sent under
 
 Elements are packed one by one and joined under an array header, so those of several turns make one message
 without being packed again.
+
+ZeroMQ bounds a link in messages. So that this bounds bytes as well, no message has more than `COALESCED_BYTES` of
+batches: a larger batch travels in pieces, one after the other under its topic.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -26,6 +31,7 @@ from worker.backplane.interface import Batch
 
 __all__ = [
     "COALESCED_BYTES",
+    "PIECE_FIELDS",
     "Collected",
     "Letter",
     "Peer",
@@ -38,15 +44,23 @@ __all__ = [
     "inbox",
     "pack",
     "pack_batch",
+    "pieces_of",
     "ready_peer",
     "ready_prefix",
     "ready_token",
     "split",
     "topic_of",
+    "unpack",
 ]
 
 COALESCED_BYTES = 256 << 10
-"""A message is closed when its elements pass this; one larger batch still travels whole."""
+"""A message is closed before its elements pass this."""
+
+PIECE_BYTES = COALESCED_BYTES - 64
+"""Of the batch; the rest is room for the other fields of the piece."""
+
+PIECE_FIELDS = 5
+"""By which a piece is told from a batch."""
 
 BATCHES, INBOX, BARRIER, READY = b"t"[0], b"i"[0], b"s"[0], b"r"[0]
 """First byte of a topic."""
@@ -103,6 +117,15 @@ def batch_of(element: list[Any]) -> Batch:
     raise WireError(f"a batch has 2 or 4 fields, got {len(element)}")
 
 
+def pieces_of(element: bytes, own: Peer) -> Iterator[bytes]:
+    """The elements to send in place of one that is larger than `COALESCED_BYTES`. Siblings interleave at the reader,
+    so each piece says whose it is."""
+    view = memoryview(element)
+    count = -(-len(view) // PIECE_BYTES)
+    for number in range(count):
+        yield pack((*own, number, count, view[number * PIECE_BYTES : (number + 1) * PIECE_BYTES]))
+
+
 def assemble(topic: bytes, parts: list[bytes]) -> bytes:
     """The message that carries `parts` (packed elements) under `topic`."""
     count = len(parts)
@@ -120,13 +143,18 @@ def split(message: bytes) -> tuple[bytes, list[Any]]:
     end = message.find(0) + 1
     if not end:
         raise WireError(f"a backplane message of {len(message)} bytes has no topic")
+    return message[:end], unpack(message[:end], memoryview(message)[end:])
+
+
+def unpack(topic: bytes, payload: bytes | memoryview) -> list[Any]:
+    """What was packed of an array. Raises `WireError`, which names the `topic` it came under."""
     try:
-        elements = msgpack.unpackb(memoryview(message)[end:], strict_map_key=False)
+        elements = msgpack.unpackb(payload, strict_map_key=False)
     except (ValueError, msgpack.UnpackException) as error:
-        raise WireError(f"undecodable payload under {message[:end]!r}: {error}") from error
+        raise WireError(f"undecodable payload under {topic!r}: {error}") from error
     if not isinstance(elements, list):
-        raise WireError(f"the payload under {message[:end]!r} is no array")
-    return message[:end], elements
+        raise WireError(f"the payload under {topic!r} is no array")
+    return elements
 
 
 def topic_of(destination: bytes) -> bytes:

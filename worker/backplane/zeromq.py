@@ -21,6 +21,7 @@ from worker.backplane.barrier import Barriers
 from worker.backplane.ending import Ending
 from worker.backplane.interest import Interest
 from worker.backplane.interface import BackplaneEvents, Batch, Member
+from worker.backplane.pieces import Pieces
 from worker.backplane.sender import Sender
 from worker.backplane.sockets import Sockets
 from worker.backplane.wire import Letter, Peer
@@ -35,8 +36,9 @@ Done = Callable[[], None]
 
 class ZmqBackplane:
     """See `interface.Backplane`. `runtime_dir` belongs to one start of the broker, so endpoints never repeat in it;
-    `high_water_mark` counts messages per link and direction, `retry_interval` is seconds. All methods
-    belong to the loop's thread.
+    `high_water_mark` counts messages (of at most 256 KiB) on each side of a link, `retry_interval` is seconds; above
+    `kept_bytes` for a destination, or `kept_total_bytes` for all, that wait for room it is blocked. All methods belong
+    to the loop's thread.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class ZmqBackplane:
         *,
         high_water_mark: int,
         retry_interval: float,
+        kept_bytes: int = 1 << 20,
+        kept_total_bytes: int = 4 << 20,
     ) -> None:
         self._loop = loop
         self._self = Peer(slot, incarnation)
@@ -64,6 +68,7 @@ class ZmqBackplane:
         self._early: dict[bytes, list[bytes]] = {}
         self._subscribed: dict[bytes, int] = {}
         self._interest = Interest()
+        self._pieces = Pieces()
         self._barriers = Barriers()
         self._barrier_due = False
         self._ending = Ending()
@@ -86,6 +91,8 @@ class ZmqBackplane:
             unblocked=events.on_unblocked,
             after=self._after_sends,
             retry_interval=retry_interval,
+            kept_bytes=kept_bytes,
+            kept_total_bytes=kept_total_bytes,
         )
 
     # --- membership
@@ -133,6 +140,7 @@ class ZmqBackplane:
     def _disconnect(self, peer: Peer, endpoint: str) -> None:
         del self._leaving[peer]
         self._sockets.disconnect(endpoint)
+        self._pieces.leave(peer)
 
     def when_joined(self, done: Done) -> None:
         """Call `done` once every sibling of the roster routes to and from this worker. Waits for a roster
@@ -156,7 +164,12 @@ class ZmqBackplane:
 
     def publish(self, destination: bytes, batch: Batch) -> None:
         """Send `batch` to every interested sibling; sent with the others of this loop turn."""
-        self._sender.put(b"t" + destination + b"\0", wire.pack_batch(batch))
+        topic, element = b"t" + destination + b"\0", wire.pack_batch(batch)
+        if len(element) <= wire.COALESCED_BYTES:
+            self._sender.put(topic, element)
+        else:
+            for piece in wire.pieces_of(element, self._self):
+                self._sender.put(topic, piece)
 
     def subscribe(self, destination: bytes) -> None:
         """Want the batches of exactly this destination. Calls are counted: each is undone by one
@@ -184,6 +197,9 @@ class ZmqBackplane:
         if count == 1:
             del self._subscribed[topic]
             self._sockets.unsubscribe(topic)
+            if self._pieces:
+                # Below an exact topic there is nothing else, for it ends with the only NUL; so each is a prefix.
+                self._pieces.retain(lambda began: began.startswith(tuple(self._subscribed)))
         elif count:
             self._subscribed[topic] = count - 1
 
@@ -319,6 +335,10 @@ class ZmqBackplane:
             destination = wire.destination_of(topic)
             on_batch = self._events.on_batch
             for element in elements:
+                if len(element) == wire.PIECE_FIELDS:
+                    element = self._pieces.add(topic, element)
+                    if element is None:
+                        continue
                 on_batch(destination, wire.batch_of(element))
         elif kind == wire.INBOX:
             for slot, incarnation, letter, content in elements:

@@ -13,7 +13,7 @@ from common.config.kinds import Choice, Effect, Kind
 COLD = {
     *("broker.workers", "broker.data_dir", "broker.runtime_dir"),
     *("listener.bind", "listener.backlog"),
-    *("backplane.high_water_mark", "backplane.retry_interval"),
+    *("backplane.high_water_mark", "backplane.retry_interval", "backplane.kept_bytes", "backplane.kept_total_bytes"),
     "log.format",
     "management.bind",
     "management.hosts",

@@ -49,7 +49,7 @@ def test_the_keys_are_those_agreed_on() -> None:
         ),
         *(f"outbox.{n}" for n in ("high_bytes", "low_bytes", "max_bytes", "block_timeout", "linger")),
         *(f"destination.{n}" for n in ("pattern", "slow_consumer")),
-        *(f"backplane.{n}" for n in ("high_water_mark", "retry_interval")),
+        *(f"backplane.{n}" for n in ("high_water_mark", "retry_interval", "kept_bytes", "kept_total_bytes")),
         "cache.header_blocks_bytes",
         *(
             f"supervision.{n}"

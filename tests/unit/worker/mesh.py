@@ -19,6 +19,10 @@ from worker.backplane.zeromq import ZmqBackplane
 SECONDS = 20.0
 """How long a test waits for what must come; it is there within milliseconds."""
 
+KEPT_BYTES = 256 << 10
+KEPT_TOTAL_BYTES = 4 << 20
+"""What every implementation is given as its bounds."""
+
 Make = Callable[[asyncio.AbstractEventLoop, int, int, str, BackplaneEvents], Backplane]
 
 
@@ -29,9 +33,20 @@ def zeromq(
     directory: str,
     events: BackplaneEvents,
     *,
+    high_water_mark: int = 4,
     retry_interval: float = 0.02,
 ) -> Backplane:
-    return ZmqBackplane(loop, slot, incarnation, directory, events, high_water_mark=4, retry_interval=retry_interval)
+    return ZmqBackplane(
+        loop,
+        slot,
+        incarnation,
+        directory,
+        events,
+        high_water_mark=high_water_mark,
+        retry_interval=retry_interval,
+        kept_bytes=KEPT_BYTES,
+        kept_total_bytes=KEPT_TOTAL_BYTES,
+    )
 
 
 IMPLEMENTATIONS: dict[str, Make] = {"zeromq": zeromq}

@@ -184,49 +184,6 @@ def test_message_to_a_slot_that_is_not_there(run: Run) -> None:
     run(scenario)
 
 
-def test_full_link_loses_nothing(run: Run) -> None:
-    async def scenario(mesh: Mesh) -> None:
-        one, two = await mesh.join(0, 1)
-        two.subscribe_prefix(b"/topic/")
-        await two.routed()
-        # More than the mark and all buffers take while the loop, and so the reader, does not get its turn.
-        names = [b"/topic/a", b"/topic/b"]
-        for number in range(60):
-            for name in names:
-                one.publish(name, batch(b"%d " % number + b"x" * 200_000, b"%d" % number))
-        # Only counted from here: a few letters and small batches join what is kept.
-        one.send(1, "aside")
-        for number in range(60, 90):
-            one.publish(names[0], batch(b"%d " % number, b"%d" % number))
-        await mesh.until(lambda: len(one.said("unblocked")) == 2)
-        await mesh.until(lambda: len(two.items(names[0])) == 180 and len(two.items(names[1])) == 120)
-        assert two.items(names[0])[1::2] == [b"%d" % number for number in range(90)]
-        assert two.items(names[1])[1::2] == [b"%d" % number for number in range(60)]
-        assert two.said("message") == [(0, "aside")]
-        assert sorted(one.said("blocked")) == sorted(one.said("unblocked")) == [(name,) for name in names]
-        for name in names:
-            assert one.events.index(("blocked", name)) < one.events.index(("unblocked", name))
-
-    run(scenario)
-
-
-def test_barrier_is_answered_over_a_full_link(run: Run) -> None:
-    async def scenario(mesh: Mesh) -> None:
-        one, two = await mesh.join(0, 1)
-        two.subscribe(b"/topic/a")
-        await two.routed()
-        for number in range(100):
-            one.publish(b"/topic/a", batch(b"%d " % number + b"x" * 200_000))
-            two.subscribe(b"/topic/%d" % number)
-        await two.routed()
-        assert all(one.interested(b"/topic/%d" % number) for number in range(100))
-        # A few messages are ahead of the answer, but not all that was kept.
-        assert len(two.batches) < 100
-        await mesh.until(lambda: len(two.batches) == 100 and one.said("unblocked"))
-
-    run(scenario)
-
-
 def test_close_is_silent_and_may_come_twice(run: Run) -> None:
     async def scenario(mesh: Mesh) -> None:
         one, two = await mesh.join(0, 1)

@@ -13,6 +13,7 @@ from worker.backplane.barrier import Barriers
 from worker.backplane.ending import Ending
 from worker.backplane.interest import Interest
 from worker.backplane.interface import Batch
+from worker.backplane.pieces import Pieces
 from worker.backplane.wire import Peer
 
 A, B, C = Peer(0, 1), Peer(1, 1), Peer(2, 3)
@@ -45,6 +46,57 @@ def test_any_message_is_read_or_refused(message: bytes) -> None:
     except wire.WireError:
         return
     assert topic.endswith(b"\0") and isinstance(elements, list)
+
+
+@given(st.integers(-70, 70), st.integers(0, 3))
+def test_pieces_make_the_whole(around: int, times: int) -> None:
+    element = wire.pack([b"x" * max(0, times * wire.PIECE_BYTES + around)])
+    pieces = list(wire.pieces_of(element, A))
+    assert max(map(len, pieces)) <= wire.COALESCED_BYTES
+    taken = Pieces()
+    *rest, last = [taken.add(b"ta\0", wire.unpack(b"ta\0", piece)) for piece in pieces]
+    assert rest == [None] * len(rest) and last == wire.unpack(b"", element) and not taken
+
+
+def pieces_of_three(peer: Peer, content: bytes) -> list[list[Any]]:
+    element = wire.pack([content * (2 * wire.PIECE_BYTES // len(content) + 1)])
+    pieces = [wire.unpack(b"", piece) for piece in wire.pieces_of(element, peer)]
+    assert len(pieces) == 3 and all(len(piece) == wire.PIECE_FIELDS for piece in pieces)
+    return pieces
+
+
+def test_pieces_of_several_topics_and_siblings_come_mixed() -> None:
+    taken = Pieces()
+    keys = [(topic, peer) for topic in (b"ta\0", b"tb\0") for peer in (A, B, Peer(0, 2))]
+    sent = [pieces_of_three(peer, b"%d" % number) for number, (_, peer) in enumerate(keys)]
+    results: list[list[Any] | None] = []
+    for number in range(3):
+        results = [taken.add(topic, pieces[number]) for (topic, _), pieces in zip(keys, sent, strict=True)]
+        assert number == 2 or results == [None] * 6
+    assert [result and result[0][:1] for result in results] == [b"%d" % number for number in range(6)]
+    assert not taken
+
+
+@pytest.mark.parametrize("seen", [(1, 2), (2,), (0, 2), (0, 2, 1), (0,), (0, 1)])
+def test_pieces_of_which_some_are_missing_make_nothing(seen: tuple[int, ...]) -> None:
+    taken = Pieces()
+    old, new = pieces_of_three(A, b"o"), pieces_of_three(A, b"n")
+    assert [taken.add(b"ta\0", old[number]) for number in seen] == [None] * len(seen)
+    results = [taken.add(b"ta\0", piece) for piece in new]
+    assert results[:2] == [None, None] and results[2] is not None and results[2][0][:1] == b"n"
+
+
+def test_pieces_that_nobody_will_complete_are_forgotten() -> None:
+    taken = Pieces()
+    for topic, peer in ((b"ta\0", A), (b"tb\0", A), (b"tb\0", B)):
+        taken.add(topic, pieces_of_three(peer, b"x")[0])
+    assert len(taken) == 3
+    taken.retain(lambda topic: topic == b"tb\0")
+    assert len(taken) == 2
+    taken.leave(A)
+    assert len(taken) == 1
+    piece = pieces_of_three(B, b"x")
+    assert taken.add(b"tb\0", piece[1]) is None and taken.add(b"tb\0", piece[2]) is not None
 
 
 @pytest.mark.parametrize("element", [[], [b"ID"], [b"ID", [], []], [b"ID", [], [], [], []]])

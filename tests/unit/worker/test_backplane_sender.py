@@ -62,7 +62,8 @@ class Loop:
 
 
 class Rig:
-    def __init__(self) -> None:
+    def __init__(self, kept_bytes: int = 0, kept_total_bytes: int = 1 << 30) -> None:
+        """Unless told otherwise, all that is kept is too much."""
         self.loop = Loop()
         self.full: set[bytes] = set()
         self.room: int | None = None
@@ -78,6 +79,8 @@ class Rig:
             unblocked=lambda destination: self.told.append(("unblocked", destination)),
             after=lambda: None,
             retry_interval=0.02,
+            kept_bytes=kept_bytes,
+            kept_total_bytes=kept_total_bytes,
         )
 
     def _send(self, message: bytes, flags: int) -> None:
@@ -94,6 +97,11 @@ class Rig:
     def put(self, topic: bytes, *elements: Any) -> None:
         for element in elements:
             self.sender.put(topic, pack(element))
+
+    def put_bytes(self, topic: bytes, size: int) -> None:
+        """One element of `size` bytes, and a turn of the loop."""
+        self.sender.put(topic, pack(b"x" * (size - 2)))
+        self.loop.settle()
 
     def elements(self, topic: bytes) -> list[Any]:
         return [element for name, elements in self.sent for element in elements if name == topic]
@@ -127,9 +135,10 @@ def test_any_number_of_elements(rig: Rig, count: int) -> None:
 def test_much_is_sent_before_the_turn_ends(rig: Rig) -> None:
     element = b"x" * (COALESCED_BYTES // 4)
     rig.put(b"ta\0", *[element] * 10)
-    assert [len(elements) for _, elements in rig.sent] == [4, 4]
+    assert [len(elements) for _, elements in rig.sent] == [3, 3, 3]
     rig.loop.settle()
-    assert [len(elements) for _, elements in rig.sent] == [4, 4, 2]
+    assert [len(elements) for _, elements in rig.sent] == [3, 3, 3, 1]
+    assert max(rig.sizes) <= COALESCED_BYTES + 16
 
 
 def test_full_link_holds_up_its_own_topic_only(rig: Rig) -> None:
@@ -186,6 +195,108 @@ def test_blocked_and_unblocked_alternate(rig: Rig) -> None:
         rig.sender.retry()
         rig.loop.settle()
     assert rig.told == [("blocked", b"a"), ("unblocked", b"a")] * 3
+
+
+def test_blocked_only_above_what_may_be_kept() -> None:
+    rig = Rig(kept_bytes=100)
+    rig.full = {b"ta\0", b"tb\0"}
+    for _ in range(2):
+        rig.put_bytes(b"ta\0", 50)
+        rig.put_bytes(b"tb\0", 50)
+    assert rig.told == []
+    rig.put(b"ta\0", 1)
+    assert rig.told == []
+    rig.loop.settle()
+    assert rig.told == [("blocked", b"a")]
+    rig.put_bytes(b"ta\0", 200)
+    assert rig.told == [("blocked", b"a")]
+    rig.full = set()
+    for _ in range(2):
+        rig.sender.retry()
+        rig.loop.settle()
+    assert not rig.sender.keeps and rig.told == [("blocked", b"a"), ("unblocked", b"a")]
+    # What has gone does not count any more.
+    rig.full = {b"ta\0"}
+    rig.put_bytes(b"ta\0", 100)
+    assert len(rig.told) == 2
+    rig.put(b"ta\0", 1)
+    rig.loop.settle()
+    assert rig.told[2:] == [("blocked", b"a")]
+
+
+def test_what_was_sent_of_it_makes_room_in_what_may_be_kept() -> None:
+    rig = Rig(kept_bytes=100, kept_total_bytes=150)
+    rig.room = 0
+    rig.put_bytes(b"ta\0", 60)
+    rig.put_bytes(b"ta\0", 40)
+    for _ in range(100):
+        rig.room = 1
+        rig.sender.retry()
+        rig.room = 0
+        rig.put_bytes(b"ta\0", 40)
+    assert rig.told == [] and len(rig.elements(b"ta\0")) == 100
+
+
+def test_unblocked_only_when_all_has_gone() -> None:
+    rig = Rig(kept_bytes=100)
+    rig.room = 0
+    rig.put_bytes(b"ta\0", 90)
+    rig.put_bytes(b"ta\0", 90)
+    assert rig.told == [("blocked", b"a")]
+    for _ in range(10):
+        rig.room = 1
+        rig.sender.retry()
+        rig.put_bytes(b"ta\0", 90)
+    assert rig.told == [("blocked", b"a")]
+    rig.room = None
+    rig.sender.retry()
+    rig.loop.settle()
+    assert rig.told == [("blocked", b"a"), ("unblocked", b"a")]
+
+
+def test_all_that_keep_something_are_blocked_above_the_total() -> None:
+    rig = Rig(kept_bytes=100, kept_total_bytes=300)
+    rig.room = 0
+    for number in range(3):
+        rig.put_bytes(b"t%d\0" % number, 99)
+    rig.put_bytes(b"i1/1\0", 1000)
+    assert rig.told == []
+    rig.put_bytes(b"t3\0", 5)
+    assert rig.told == [("blocked", b"%d" % number) for number in range(4)]
+    # Nothing is told twice, and what is new while there is too much is told at once.
+    rig.put_bytes(b"t1\0", 5)
+    rig.put_bytes(b"t4\0", 5)
+    assert rig.told[4:] == [("blocked", b"4")]
+    rig.room = None
+    while rig.sender.keeps:
+        rig.sender.retry()
+        rig.loop.settle()
+    assert sorted(rig.told[5:]) == [("unblocked", b"%d" % number) for number in range(5)]
+    # All of it has gone, so there is room for as much again.
+    rig.room = 0
+    for number in range(3):
+        rig.put_bytes(b"t%d\0" % number, 99)
+    assert len(rig.told) == 10
+    rig.put_bytes(b"t3\0", 5)
+    assert sorted(rig.told[10:]) == [("blocked", b"%d" % number) for number in range(4)]
+
+
+def test_one_that_was_blocked_and_went_is_judged_anew() -> None:
+    rig = Rig(kept_bytes=100, kept_total_bytes=250)
+    for topic in (b"ta\0", b"tb\0"):
+        rig.full.add(topic)
+        rig.put_bytes(topic, 90)
+    rig.full = {b"tb\0"}
+    rig.sender.retry()
+    rig.loop.settle()
+    # The one that has gone is not among those the total is about.
+    rig.full.add(b"tc\0")
+    rig.put_bytes(b"tc\0", 90)
+    rig.put_bytes(b"tb\0", 9)
+    assert rig.told == []
+    rig.full.add(b"td\0")
+    rig.put_bytes(b"td\0", 90)
+    assert sorted(rig.told) == [("blocked", b"b"), ("blocked", b"c"), ("blocked", b"d")]
 
 
 def test_timer_runs_only_while_something_is_kept(rig: Rig) -> None:

@@ -14,7 +14,7 @@ import zmq
 
 from tests.unit.worker.mesh import Mesh, Owner, batch, run_in_mesh, zeromq
 from worker.backplane.interface import Member
-from worker.backplane.wire import WireError, pack
+from worker.backplane.wire import COALESCED_BYTES, Peer, WireError, assemble, pack, pack_batch, pieces_of
 from worker.backplane.zeromq import ZmqBackplane
 
 
@@ -37,15 +37,16 @@ def test_what_a_dead_sibling_had_sent_is_still_read() -> None:
         one, two = await mesh.join(0, 1)
         one.subscribe(b"/topic/a")
         await one.routed()
-        # Each fills a turn of reading, so most of them are unread when the roster changes.
+        # Each fills a turn of reading with its pieces, so most of them are unread when the roster changes.
         for number in range(4):
             two.publish(b"/topic/a", batch(b"%d " % number + b"x" * (1 << 20)))
+        await asyncio.sleep(0)
         two.close()
         mesh.drop(two)
         await mesh.until(lambda: len(one.batches) == 4)
         assert one.said("lost") == [(1, 2)]
 
-    run_in_mesh(zeromq, scenario)
+    run_in_mesh(partial(zeromq, high_water_mark=64), scenario)
 
 
 def test_stranger_on_an_endpoint_cannot_stop_the_reading() -> None:
@@ -68,6 +69,57 @@ def test_stranger_on_an_endpoint_cannot_stop_the_reading() -> None:
             assert node.said("message") == [(1, "hello")] and node.batches == []
             assert [type(failure) for failure in failures] == [WireError] * 6
             stranger.close(linger=0)
+        os.unlink(path)
+
+    run_in_mesh(zeromq, scenario)
+
+
+def test_pieces_whose_rest_will_not_come_are_not_kept() -> None:
+    topic = b"t/topic/a\0"
+    pieces = list(pieces_of(pack_batch(batch(b"x" * COALESCED_BYTES, b"y")), Peer(1, 7)))
+
+    async def scenario(mesh: Mesh) -> None:
+        path = os.path.join(mesh.directory, "sibling")
+        with zmq.Context() as context, context.socket(zmq.XPUB) as sibling:
+            sibling.bind(f"ipc://{path}")
+            node = mesh.node(0)
+            roster = [node.member, Member(1, 7, f"ipc://{path}")]
+
+            async def hears(*notifications: bytes) -> None:
+                wanted = set(notifications)
+                while wanted:
+                    wanted.discard(await asyncio.to_thread(sibling.recv))
+
+            async def says(piece: bytes) -> None:
+                sibling.send(assemble(topic, [piece]))
+                told = len(node.said("message"))
+                sibling.send(b"i0/1\0" + pack([[1, 7, 0, "after it"]]))
+                await mesh.until(lambda: len(node.said("message")) > told)
+
+            node.set_roster(roster)
+            node.subscribe(b"/topic/a")
+            node.subscribe_prefix(b"/topic/")
+            await hears(b"\x01i0/1\0", b"\x01" + topic, b"\x01t/topic/")
+            await says(pieces[0])
+            # It is still subscribed to.
+            node.unsubscribe(b"/topic/a")
+            await hears(b"\0" + topic)
+            await says(pieces[1])
+            assert len(node.batches) == 1 and node.items(b"/topic/a")[1:] == [b"y"]
+            await says(pieces[0])
+            node.unsubscribe_prefix(b"/topic/")
+            node.subscribe(b"/topic/a")
+            await hears(b"\0t/topic/", b"\x01" + topic)
+            await says(pieces[1])
+            assert len(node.batches) == 1
+            await says(pieces[0])
+            node.set_roster([node.member])
+            await hears(b"\0i0/1\0", b"\0" + topic)
+            node.set_roster(roster)
+            await hears(b"\x01i0/1\0", b"\x01" + topic)
+            await says(pieces[1])
+            assert len(node.batches) == 1
+            sibling.close(linger=0)
         os.unlink(path)
 
     run_in_mesh(zeromq, scenario)
