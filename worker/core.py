@@ -20,7 +20,7 @@ from common.timerwheel import TimerWheel
 from worker.backplane.interface import Backplane, Batch
 from worker.commands import COMMANDS
 from worker.connection import Connection
-from worker.flow import FlowControl
+from worker.flow import EVERYTHING, FlowControl
 from worker.ingest import Ingest, MessageIds
 from worker.inspection import Inspector
 from worker.router import Gathered, Router
@@ -30,6 +30,9 @@ from worker.settings import Settings
 __all__ = ["Core"]
 
 _TICK = 0.02
+_BACKPLANE = "backplane"
+_MANY = 64
+"""Destinations held up for a full link by name; beyond, it is all of them."""
 _STALL = 0.1
 _READ_FIRST = 0.001
 """Seconds: a timer this late tells of a loop that stood still, and is then called again after so long."""
@@ -86,6 +89,7 @@ class Core:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
         self._stalled = False
+        self._kept_for = 0
 
     def configure(self, settings: Settings) -> None:
         """Go by `settings` from now on: what is read next, by whomever, is held to them."""
@@ -279,11 +283,18 @@ class Core:
 
     def on_blocked(self, destination: bytes) -> None:
         self.log.debug(Event.BACKPLANE_BLOCKED, destination=destination.decode(errors="replace"))
-        self.flow.block(destination, "backplane", local=False)
+        self.flow.block(destination, _BACKPLANE, local=False)
+        self._kept_for += 1
+        if self._kept_for == _MANY:
+            # Publishers that never repeat a destination would go on, and each new one would have to be kept, too.
+            self.flow.block(EVERYTHING, _BACKPLANE, local=False)
 
     def on_unblocked(self, destination: bytes) -> None:
         self.log.debug(Event.BACKPLANE_UNBLOCKED, destination=destination.decode(errors="replace"))
-        self.flow.unblock(destination, "backplane", local=False)
+        self.flow.unblock(destination, _BACKPLANE, local=False)
+        self._kept_for -= 1
+        if self._kept_for == _MANY // 2:
+            self.flow.unblock(EVERYTHING, _BACKPLANE, local=False)
 
     def on_sibling_lost(self, slot: int, incarnation: int) -> None:
         self.log.info(Event.BACKPLANE_LOST, sibling=slot, incarnation=incarnation)

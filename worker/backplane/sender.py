@@ -194,8 +194,8 @@ class Sender:
             self._arm()
             if sent and self._again is None:
                 self._again = self._loop.call_soon(self._retry_on)
-        if sent:
-            self._after()
+        # A refused send looks at the socket's mailbox as well, and may swallow its wake-up.
+        self._after()
 
     def _retry(self, all_kept: dict[bytes, _Kept]) -> bool:
         sent: dict[bytes, _Kept] = {}

@@ -448,3 +448,15 @@ def test_a_loop_that_stood_still_reads_before_it_judges() -> None:
     client.read(b"\n")
     worker.after(READ_FIRST)
     assert client.error is None and not client.connection.closing
+
+
+def test_ever_new_destinations_on_full_links_hold_up_their_publisher() -> None:
+    worker = Worker()
+    publisher = worker.login("0,0")
+    for number in range(64):
+        worker.core.on_blocked(b"/topic/new%d" % number)
+    publisher.read(send(b"/topic/newer", b"x"))
+    assert not publisher.transport.reading
+    for number in range(64):
+        worker.core.on_unblocked(b"/topic/new%d" % number)
+    assert publisher.transport.reading and not worker.core.flow.blocked
