@@ -150,6 +150,8 @@ class WorkerProcess:
                 core,
                 high_water_mark=config.backplane.high_water_mark,
                 retry_interval=config.backplane.retry_interval,
+                kept_bytes=config.backplane.kept_bytes,
+                kept_total_bytes=config.backplane.kept_total_bytes,
             )
 
         self._core = Core(

@@ -51,8 +51,8 @@ class ZmqBackplane:
         *,
         high_water_mark: int,
         retry_interval: float,
-        kept_bytes: int = 1 << 20,
-        kept_total_bytes: int = 4 << 20,
+        kept_bytes: int,
+        kept_total_bytes: int,
     ) -> None:
         self._loop = loop
         self._self = Peer(slot, incarnation)

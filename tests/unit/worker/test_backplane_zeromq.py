@@ -147,7 +147,17 @@ def test_close_does_not_wait_for_a_link_that_is_stuck() -> None:
 def endpoint(slot: int, incarnation: int, directory: str) -> str:
     async def bind() -> str:
         loop = asyncio.get_running_loop()
-        backplane = ZmqBackplane(loop, slot, incarnation, directory, Owner(), high_water_mark=1, retry_interval=1.0)
+        backplane = ZmqBackplane(
+            loop,
+            slot,
+            incarnation,
+            directory,
+            Owner(),
+            high_water_mark=1,
+            retry_interval=1.0,
+            kept_bytes=1,
+            kept_total_bytes=1,
+        )
         try:
             return backplane.bind()
         finally:
