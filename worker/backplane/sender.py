@@ -194,8 +194,8 @@ class Sender:
             self._arm()
             if sent and self._again is None:
                 self._again = self._loop.call_soon(self._retry_on)
-        # A refused send looks at the socket's mailbox as well, and may swallow its wake-up.
-        self._after()
+        if sent:
+            self._after()
 
     def _retry(self, all_kept: dict[bytes, _Kept]) -> bool:
         sent: dict[bytes, _Kept] = {}
@@ -231,6 +231,8 @@ class Sender:
         self._retrying = None
         if not self._closed:
             self.retry()
+            # A refused send looks at the socket's mailbox, too, and may have taken the wake-up for a subscription.
+            self._after()
 
     def _retry_on(self) -> None:
         self._again = None
