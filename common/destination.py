@@ -52,10 +52,12 @@ def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bo
         shown = destination[:80].decode(errors="replace")
         raise StompError(ErrorCode.BAD_DESTINATION, "bad destination", f"destination {shown!r}: {problem}")
     if destination.startswith(b"/queue/"):
+        shown = destination[:80].decode(errors="replace")
         raise StompError(
             ErrorCode.NOT_SUPPORTED,
             "queues are not supported by this version",
-            "nothing was stored or subscribed; every destination that does not start with /queue/ is a topic",
+            f"destination {shown!r}: nothing was stored or subscribed; "
+            "every destination that does not start with /queue/ is a topic",
         )
 
 

@@ -53,6 +53,7 @@ install_project() {
     fi
     "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$("$venv/bin/python" --version 2>&1) in $venv is too old; remove it and start again"
+    printf 'ops/%s: installing into %s; the first time takes a little while\n' "$(basename -- "$0")" "$venv" >&2
     # Output goes to stderr: stdout belongs to what the script runs.
     "$venv/bin/python" -m pip install -q --disable-pip-version-check -e "$root$extra" >&2 ||
         fail "the installation failed; pip says why above"

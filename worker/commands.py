@@ -247,7 +247,7 @@ def _required(frame: Frame, header: str) -> str:
         raise StompError(
             ErrorCode.MISSING_HEADER,
             f"{frame.command} without {header}",
-            f"{frame.command} takes a {header} header, which is {'absent' if value is None else 'empty'}",
+            f"{frame.command} takes the header {header}, which is {'absent' if value is None else 'empty'}",
         )
     return value
 
