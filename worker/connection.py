@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
                 CloseReason.INTERNAL_ERROR,
             )
             return
-        if len(data) >= _FULL_READ and self.paused_on is None:
+        if len(data) >= _FULL_READ and self.paused_on is None and not self.deaf:
             # libuv reads a full socket 32 times before it looks at another: one turn for each read, for all.
             self.transport.pause_reading()
             self.core.soon(self._read_on)
