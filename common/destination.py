@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from common.errors import ErrorCode, StompError
 
-__all__ = ["PatternTrie", "check_destination", "is_pattern", "literal_prefix", "split"]
+__all__ = ["PatternTrie", "check_destination", "dead_letter_queue", "is_pattern", "literal_prefix", "split"]
 
 _WILD = frozenset({b"*", b"#", b">"})
 T = TypeVar("T")
@@ -73,6 +73,23 @@ def literal_prefix(pattern: bytes) -> bytes:
         kind = number == 0 and word.startswith(b"/") and word.endswith(b"/") and len(word) > 1
         head += word if last or kind else word + b"."
     return head
+
+
+def dead_letter_queue(template: str, queue: str) -> str | None:
+    """The queue for what failed in `queue`, None for none. In `template`, `{name}` stands for the queue's name without
+    its /queue/.
+
+    Queues that dead letters go to have none of their own, else a message that fails everywhere would go on for ever:
+    those that `template` makes, and all that start with /queue/dlq.
+    """
+    if not template or queue.startswith("/queue/dlq."):
+        return None
+    before, by_name, after = template.partition("{name}")
+    if not by_name:
+        return template if queue != template else None
+    if len(queue) > len(before + after) and queue.startswith(before) and queue.endswith(after):
+        return None
+    return before + queue.removeprefix("/queue/") + after
 
 
 class _Node(Generic[T]):

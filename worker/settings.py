@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from common.codec import Limits
 from common.config import Config
+from worker.queues.policy import Policies
 
-__all__ = ["ListenerSettings", "Settings"]
+__all__ = ["ListenerSettings", "QueueSettings", "Settings"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,44 @@ class ListenerSettings:
     slowest_beat: float
     send_factor: float
     receive_factor: float
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What bounds the queues and the store of one worker. Sizes in bytes, times in seconds."""
+
+    data_dir: Path
+    """Absolute, if it came from the front."""
+    window_messages: int
+    window_bytes: int
+    max_queues: int
+    idle_timeout: float
+    handoff_bytes: int
+    idempotency_window: float
+    idempotency_keys: int
+    quota_bytes: int
+    """0 for no limit."""
+    pending_bytes: int
+    wal_bytes: int
+    retry_interval: float
+
+    @classmethod
+    def of(cls, config: Config) -> QueueSettings:
+        queue, store = config.queue, config.store
+        return cls(
+            data_dir=config.broker.data_dir,
+            window_messages=queue.window_messages,
+            window_bytes=queue.window_bytes,
+            max_queues=queue.max_queues,
+            idle_timeout=queue.idle_timeout,
+            handoff_bytes=queue.handoff_bytes,
+            idempotency_window=queue.idempotency_window,
+            idempotency_keys=queue.idempotency_keys,
+            quota_bytes=store.quota_bytes,
+            pending_bytes=store.pending_bytes,
+            wal_bytes=store.wal_bytes,
+            retry_interval=store.retry_interval,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +85,9 @@ class Settings:
     linger: float
     header_cache_bytes: int
     policies: tuple[tuple[bytes, str], ...]
+    """What happens to slow subscribers, by pattern."""
+    queue: QueueSettings
+    queue_policies: Policies
 
     @classmethod
     def of(cls, config: Config, version: str, open_files: int) -> Settings:
@@ -67,7 +110,7 @@ class Settings:
                 head_bytes=limits.login_head_bytes,
                 body_bytes=limits.body_bytes,
             ),
-            connections=max(1, open_files - 256) if limits.connections == "auto" else limits.connections,
+            connections=limits.connection_count(open_files),
             destination_bytes=limits.destination_bytes,
             subscriptions=limits.subscriptions,
             unacknowledged=limits.unacknowledged,
@@ -81,6 +124,8 @@ class Settings:
             linger=outbox.linger,
             header_cache_bytes=config.cache.header_blocks_bytes,
             policies=tuple((policy.pattern.encode(), policy.slow_consumer) for policy in config.destination),
+            queue=QueueSettings.of(config),
+            queue_policies=Policies.of(config),
         )
 
     @staticmethod

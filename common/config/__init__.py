@@ -4,16 +4,25 @@ change while the broker runs, and its reference."""
 from __future__ import annotations
 
 from common.config.change import changes, check_reload
+from common.config.delivery import (
+    Backplane,
+    Cache,
+    Destination,
+    Expired,
+    Outbox,
+    Queue,
+    Retain,
+    SlowConsumer,
+    Store,
+    WhenFull,
+)
 from common.config.load import load_config
 from common.config.mistakes import ConfigError, Mistake
 from common.config.reference import render_reference
 from common.config.schema import (
     MAX_WORKERS,
-    Backplane,
     Broker,
-    Cache,
     Config,
-    Destination,
     HeartBeat,
     Limits,
     Listener,
@@ -21,8 +30,6 @@ from common.config.schema import (
     LogFormat,
     LogLevel,
     Management,
-    Outbox,
-    SlowConsumer,
     Supervision,
 )
 from common.config.units import format_duration, format_size, parse_duration, parse_size
@@ -35,6 +42,7 @@ __all__ = [
     "Config",
     "ConfigError",
     "Destination",
+    "Expired",
     "HeartBeat",
     "Limits",
     "Listener",
@@ -44,8 +52,12 @@ __all__ = [
     "Management",
     "Mistake",
     "Outbox",
+    "Queue",
+    "Retain",
     "SlowConsumer",
+    "Store",
     "Supervision",
+    "WhenFull",
     "changes",
     "check_reload",
     "format_duration",

@@ -14,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from common.config.keys import KEYS, SECTIONS, nearest
 from common.config.mistakes import Location, Mistake, dotted, render
+from common.config.rules import rule_mistakes
 from common.config.schema import Config, Listener, Management
 
 __all__ = ["RUNTIME_DIR_BYTES", "check_across", "check_keys"]
@@ -143,12 +144,14 @@ def check_across(config: Config, data: dict[str, Any], source: Source, wrong: li
                 problem = f"taken by {dotted(other)}, which is {_show(config, other)}"
                 yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed="a port of its own")
                 break
-    patterns: dict[str, Location] = {}
-    for index, rule in enumerate(config.destination):
-        place = ("destination", index, "pattern")
-        if usable(place) and patterns.setdefault(rule.pattern, place) != place:
-            problem = f"never used, since {dotted(patterns[rule.pattern])} is the same and the first match wins"
-            yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed="each pattern once")
+    for index in range(len(config.destination)):
+        where: Location = ("destination", index)
+        yield from ordered((*where, "redelivery_delay"), (*where, "redelivery_delay_max"))
+        if _is_set(data, (*where, "prefetch")):
+            yield from ordered((*where, "prefetch"), ("limits", "unacknowledged"))
+    for place, problem, allowed in rule_mistakes(config.destination):
+        if usable(place) and usable((*place[:-1], "pattern")):
+            yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed=allowed)
     place = ("broker", "runtime_dir")
     if config.broker.runtime_dir is not None and usable(place):
         length = len(os.fsencode(os.path.abspath(config.broker.runtime_dir)))

@@ -21,7 +21,7 @@ from pydantic import GetCoreSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 from common.config.units import format_duration, format_size, parse_duration, parse_size
-from common.destination import split
+from common.destination import is_pattern, split
 
 __all__ = [
     "COLD",
@@ -29,6 +29,7 @@ __all__ = [
     "BindAddress",
     "Choice",
     "Count",
+    "DeadLetterQueue",
     "Directory",
     "Duration",
     "Effect",
@@ -369,4 +370,35 @@ class Pattern(Kind):
         return (
             'a destination such as "/topic/ticks", with "*" for one of its dot-separated words,'
             ' "#" for any number of them, and ">" as its last word for the rest'
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQueue(Kind):
+    """A queue, in whose name `{name}` stands for the name of another; or the empty string for none."""
+
+    name = "queue"
+
+    def parse(self, value: object) -> str:
+        if not isinstance(value, str):
+            raise ValueError("not a queue")
+        if not value:
+            return value
+        if not value.isprintable():
+            raise ValueError("holds a character that cannot be printed")
+        before, _, after = value.partition("{name}")
+        if "{" in before + after or "}" in before + after:
+            raise ValueError("has braces for something else than one {name}")
+        if not value.startswith("/queue/") or value == "/queue/":
+            raise ValueError("not a queue")
+        if value == "/queue/{name}":
+            raise ValueError("each queue would be its own")
+        if is_pattern(value.encode()):
+            raise ValueError("a pattern, where one queue is needed")
+        return value
+
+    def allowed(self) -> str:
+        return (
+            'a name that starts with /queue/, such as "/queue/failed" or "/queue/dlq.{name}",'
+            ' where {name} is the name of the queue without its /queue/; "" for none'
         )

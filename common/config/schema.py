@@ -1,6 +1,7 @@
 """The configuration as models: every key with its kind, bounds, default and the reason for them.
 
-The reference in `ops/configuration.md` is generated from here. What the values of several keys have to do
+The sections about messages on their way are in `common.config.delivery`. The reference in
+`ops/configuration.md` is generated from both. What the values of several keys have to do
 with each other is checked in `common.config.check`. Models are frozen; a `Config` survives
 `model_dump(mode="json")` and `Config.model_validate`, which is how it reaches the workers.
 """
@@ -8,12 +9,12 @@ with each other is checked in `common.config.check`. Models are frozen; a `Confi
 from __future__ import annotations
 
 import os
-import resource
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from common.config.delivery import Backplane, Cache, Destination, Outbox, Queue, Store
 from common.config.kinds import (
     COLD,
     HOT,
@@ -26,18 +27,15 @@ from common.config.kinds import (
     Flag,
     HostNames,
     LoopbackAddress,
-    Pattern,
     Size,
     split_address,
 )
+from common.config.section import GIB, KIB, MIB, Section
 
 __all__ = [
     "MAX_WORKERS",
-    "Backplane",
     "Broker",
-    "Cache",
     "Config",
-    "Destination",
     "HeartBeat",
     "Limits",
     "Listener",
@@ -45,27 +43,16 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "Management",
-    "Outbox",
-    "SlowConsumer",
     "Supervision",
 ]
 
 MAX_WORKERS = 64
+MAX_CONNECTIONS = 1_000_000
 RESERVED_FILES = 256
+"""Open files that are not for clients."""
 
-KIB = 1 << 10
-MIB = 1 << 20
-GIB = 1 << 30
-
-SlowConsumer = Literal["block", "drop", "disconnect"]
 LogFormat = Literal["console", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
-
-
-class Section(BaseModel):
-    """A table of the configuration file."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Broker(Section):
@@ -183,7 +170,7 @@ class Limits(Section):
     """The most that a client can make the broker hold. What goes over is answered with an ERROR that names
     the limit."""
 
-    connections: Annotated[int | Literal["auto"], Count(1, 1_000_000, "connections", auto=True), HOT] = Field(
+    connections: Annotated[int | Literal["auto"], Count(1, MAX_CONNECTIONS, "connections", auto=True), HOT] = Field(
         default="auto",
         description="Connections per worker. `auto` is the open-file limit of the process less 256, kept"
         " for the broker itself: running out of files would stop the broker from replacing a dead worker.",
@@ -247,108 +234,12 @@ class Limits(Section):
         description="Bytes in one transaction. They wait in memory until COMMIT or ABORT.",
     )
 
-    def connection_count(self) -> int:
-        """Connections one worker accepts; `auto` asks for the open-file limit of this process now. At least
-        1."""
+    def connection_count(self, open_files: int) -> int:
+        """Connections one worker accepts, at least 1; `auto` follows from `open_files`, the limit of its process, which
+        is negative where there is none (getrlimit(2), RLIM_INFINITY)."""
         if self.connections != "auto":
             return self.connections
-        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if soft == resource.RLIM_INFINITY:
-            return 1_000_000
-        return max(1, min(1_000_000, soft - RESERVED_FILES))
-
-
-class Outbox(Section):
-    """What waits to be sent to one client. `low_bytes` <= `high_bytes` <= `max_bytes`."""
-
-    high_bytes: Annotated[int, Size(KIB, 4 * GIB), HOT] = Field(
-        default=4 * MIB,
-        description="Above this the publishers that feed the connection are paused. Room for a second or so"
-        " of a fast topic, so that a short hiccup of a subscriber pauses nobody.",
-    )
-    low_bytes: Annotated[int, Size(0, 4 * GIB), HOT] = Field(
-        default=MIB,
-        description="Below this they go on. Well under `high_bytes`, because stopping and going on in quick"
-        " turns costs more than the pause.",
-    )
-    max_bytes: Annotated[int, Size(KIB, 16 * GIB), HOT] = Field(
-        default=64 * MIB,
-        description="Above this the subscriber is disconnected at once, whatever the policy: it bounds the"
-        " memory of a connection while publishers on other workers have yet to hear that they should pause."
-        " Keep it above `limits.body_bytes`, else the largest messages disconnect whoever subscribes to"
-        " them.",
-    )
-    block_timeout: Annotated[float, Duration(0, 600), HOT] = Field(
-        default=10.0,
-        description="How long publishers are paused for a slow subscriber before it is disconnected"
-        " instead. One stuck client must not stop a topic for good.",
-    )
-    linger: Annotated[float, Duration(0, 60), HOT] = Field(
-        default=2.0,
-        description="The time a closing connection gets to read its last frames, so that an ERROR or a"
-        " RECEIPT arrives before the end of the connection does.",
-    )
-
-
-class Destination(Section):
-    """Rules for the destinations that match a pattern. One `[[destination]]` table each; the first match
-    wins."""
-
-    pattern: Annotated[str, Pattern(), HOT] = Field(
-        description="The destinations the rule is for. Words are separated by dots; `*` stands for one, `#`"
-        ' for any number, a last `>` for the rest: `"/topic/ticks.>"`.',
-    )
-    slow_consumer: Annotated[SlowConsumer, Choice(get_args(SlowConsumer)), HOT] = Field(
-        default="block",
-        description="What happens when a subscriber's outbox is full. `block` pauses the publishers, for at"
-        " most `outbox.block_timeout`, since losing messages is a decision; `drop` leaves messages out for"
-        " that subscriber and counts them, for data that is soon outdated; `disconnect` closes it at once,"
-        " for clients that fetch the state anew when they reconnect.",
-    )
-
-
-class Backplane(Section):
-    """The links between workers."""
-
-    high_water_mark: Annotated[int, Count(1, 1_000_000, "messages"), COLD] = Field(
-        default=16,
-        description="Messages of at most 256 KiB that a link holds at each of its ends: by default 8 MiB in all. So"
-        " much of a sibling's can still be under way to a subscriber that became slow, after its publishers were"
-        " paused; that of all siblings together should fit into `outbox.max_bytes`, else it is disconnected for what"
-        " nobody could hold back any more. Small batches need no higher mark: those that find a link full are joined"
-        " into larger messages. Larger bodies travel in pieces of that size.",
-    )
-    retry_interval: Annotated[float, Duration(0.001, 1), COLD] = Field(
-        default=0.02,
-        description="How often a full link is tried again. ZeroMQ tells no sender that a full link has room"
-        " again, so somebody has to look; 20 ms is not felt by a publisher that was paused.",
-    )
-    kept_bytes: Annotated[int, Size(0, GIB), COLD] = Field(
-        default=MIB,
-        description="What may wait for room on full links, per destination, before its publishers are paused; they go"
-        " on when all of it has gone. A few milliseconds of a busy topic, so a sibling that has other things to do"
-        " for a moment pauses nobody: with 256 KiB, publishers of small batches stood still a third of the time. What"
-        " each publisher had sent by then comes on top: one read, or one message where that is larger (see"
-        " `limits.body_bytes`).",
-    )
-    kept_total_bytes: Annotated[int, Size(0, 4 * GIB), COLD] = Field(
-        default=4 * MIB,
-        description="What may wait for room on full links in one worker, for all destinations together, before the"
-        " publishers to every destination among them are paused. It bounds the memory where thousands of destinations"
-        " each keep less than `kept_bytes`.",
-    )
-
-
-class Cache(Section):
-    """What workers remember to do work only once."""
-
-    header_blocks_bytes: Annotated[int, Size(0, GIB), HOT] = Field(
-        default=64 * MIB,
-        description="Header blocks already parsed and checked, per worker. Publishers repeat theirs, and"
-        " finding one again costs a fraction of reading it. Only blocks seen twice are kept, about half a"
-        " kilobyte each, so the bound matters where publishers use tens of thousands of destinations. A third"
-        " of it for each protocol version; 0 turns it off.",
-    )
+        return MAX_CONNECTIONS if open_files < 0 else max(1, min(MAX_CONNECTIONS, open_files - RESERVED_FILES))
 
 
 class Supervision(Section):
@@ -437,6 +328,8 @@ class Config(Section):
     limits: Limits = Limits()
     outbox: Outbox = Outbox()
     destination: tuple[Destination, ...] = Field(default=(), max_length=1000)
+    queue: Queue = Queue()
+    store: Store = Store()
     backplane: Backplane = Backplane()
     cache: Cache = Cache()
     supervision: Supervision = Supervision()

@@ -14,6 +14,7 @@ COLD = {
     *("broker.workers", "broker.data_dir", "broker.runtime_dir"),
     *("listener.bind", "listener.backlog"),
     *("backplane.high_water_mark", "backplane.retry_interval", "backplane.kept_bytes", "backplane.kept_total_bytes"),
+    *("store.wal_bytes", "store.retry_interval"),
     "log.format",
     "management.bind",
     "management.hosts",
@@ -30,7 +31,21 @@ RUNNING = Config.model_validate(
 def another(kind: Kind, value: Any) -> Any:
     """A sound value of that kind which is not `value`."""
     candidates: list[Any] = [*kind.options] if isinstance(kind, Choice) else []
-    candidates += [30, 1, 0.5, 2.5, 1024, 4096, True, False, "127.0.0.1:3", ["a.example"], "elsewhere"]
+    candidates += [
+        30,
+        1,
+        "/queue/failed",
+        0.5,
+        2.5,
+        1024,
+        4096,
+        3 << 20,
+        True,
+        False,
+        "127.0.0.1:3",
+        ["a.example"],
+        "elsewhere",
+    ]
     for candidate in candidates:
         try:
             found = kind.parse(candidate)

@@ -31,6 +31,25 @@ OTHER_VALUES: dict[str, tuple[str, Any]] = {
     "limits.connections": ("99", 99),
     "destination.pattern": ('[{pattern = "a"}]', "a"),
     "destination.slow_consumer": ('[{pattern = "a", slow_consumer = "drop"}]', "drop"),
+    "destination.persistent": ('[{pattern = "a", persistent = false}]', False),
+    "destination.max_messages": ('[{pattern = "a", max_messages = 5}]', 5),
+    "destination.max_bytes": ('[{pattern = "a", max_bytes = "5kB"}]', 5000),
+    "destination.when_full": ('[{pattern = "a", when_full = "reject", max_bytes = 5}]', "reject"),
+    "destination.prefetch": ('[{pattern = "a", prefetch = 1}]', 1),
+    "destination.redelivery_limit": ('[{pattern = "a", redelivery_limit = 0}]', 0),
+    "destination.redelivery_delay": ('[{pattern = "a", redelivery_delay = "2s"}]', 2.0),
+    "destination.redelivery_delay_max": ('[{pattern = "a", redelivery_delay_max = "1m"}]', 60.0),
+    "destination.dead_letter": ('[{pattern = "a", dead_letter = "/queue/failed"}]', "/queue/failed"),
+    "destination.expired": ('[{pattern = "a", expired = "dead-letter"}]', "dead-letter"),
+    "destination.retain": ('[{pattern = "a", retain = "last"}]', "last"),
+    "queue.window_bytes": ("3MiB", 3 << 20),
+    "queue.idle_timeout": ("3s", 3.0),
+    "queue.handoff_bytes": ("3MiB", 3 << 20),
+    "queue.idempotency_window": ("1h", 3600.0),
+    "store.quota_bytes": ("3GB", 3 * 10**9),
+    "store.pending_bytes": ("3MiB", 3 << 20),
+    "store.wal_bytes": ("3MiB", 3 << 20),
+    "store.retry_interval": ("3s", 3.0),
     "outbox.high_bytes": ("3MiB", 3 << 20),
     "outbox.low_bytes": ("2MiB", 2 << 20),
     "outbox.max_bytes": ("32MiB", 32 << 20),
@@ -347,6 +366,18 @@ def test_a_mistake_copied_to_several_listeners_is_told_once(tmp_path: Path) -> N
         ('[[listener]]\nbind = "[::]:1"\n[[listener]]\nbind = "[0::1]:1"', "listener[1].bind"),
         ('[[listener]]\nbind = "Some.host:1"\n[[listener]]\nbind = "some.host.:1"', "listener[1].bind"),
         ('[[destination]]\npattern = "a"\n[[destination]]\npattern = "a"', "destination[1].pattern"),
+        ('[[destination]]\npattern = "/queue/a"\nretain = "last"', "destination[0].retain"),
+        ('[[destination]]\npattern = "/temp-queue/#"\nretain = "last"', "destination[0].retain"),
+        ('[[destination]]\npattern = "a"\nwhen_full = "reject"', "destination[0].when_full"),
+        ('[[destination]]\npattern = "a"\nwhen_full = "drop-head"', "destination[0].when_full"),
+        (
+            '[[destination]]\npattern = "a"\ndead_letter = ""\nexpired = "dead-letter"',
+            "destination[0].expired",
+        ),
+        ('[[destination]]\npattern = "/queue/dlq.>"\ndead_letter = "/queue/b"', "destination[0].dead_letter"),
+        ('[[destination]]\npattern = "a"\nredelivery_delay = "31s"', "destination[0].redelivery_delay"),
+        ('[[destination]]\npattern = "a"\nredelivery_delay_max = 0', "destination[0].redelivery_delay_max"),
+        ('[[destination]]\npattern = "a"\nprefetch = 9\n[limits]\nunacknowledged = 8', "destination[0].prefetch"),
         (f'[broker]\nruntime_dir = "/{"x" * 80}"', "broker.runtime_dir"),
     ],
 )
@@ -366,11 +397,52 @@ def test_keys_that_do_not_go_together(text: str, key: str, tmp_path: Path) -> No
         '[[listener]]\nbind = "0.0.0.0:1"\n[[listener]]\nbind = "[::]:1"',
         '[[listener]]\nbind = "127.0.0.1:1"\n[[listener]]\nbind = "127.0.0.2:1"',
         '[supervision]\nping_interval = "9999ms"',
+        '[[destination]]\npattern = "#"\nretain = "last"',
+        '[[destination]]\npattern = "a"\nwhen_full = "reject"\nmax_messages = 1',
+        '[[destination]]\npattern = "a"\nwhen_full = "reject"\nmax_bytes = 1',
+        '[[destination]]\npattern = "a"\ndead_letter = ""',
+        '[[destination]]\npattern = "/queue/dlq.>"\ndead_letter = ""',
+        '[[destination]]\npattern = "a"\nredelivery_delay = "30s"',
+        '[[destination]]\npattern = "a"\n[limits]\nunacknowledged = 8',
+        '[[destination]]\npattern = "a"\nprefetch = 8\n[limits]\nunacknowledged = 8',
         f'[broker]\nruntime_dir = "/{"x" * 79}"',
     ],
 )
 def test_keys_that_just_go_together(text: str, tmp_path: Path) -> None:
     assert load_config(write(tmp_path, text), {}, {})
+
+
+def dead_letters(*ways: tuple[str, str]) -> str:
+    return "".join(f'[[destination]]\npattern = "{pattern}"\ndead_letter = "{name}"\n' for pattern, name in ways)
+
+
+@pytest.mark.parametrize(
+    ("ways", "circle"),
+    [
+        ([("/queue/a", "/queue/b"), ("/queue/b", "/queue/a")], "/queue/a -> /queue/b -> /queue/a"),
+        ([("/queue/a.*", "/queue/b.{name}"), ("/queue/b.#", "/queue/a.x")], "/queue/a.x -> /queue/b.a.x -> /queue/a.x"),
+        ([("/queue/a.#", "/queue/b.{name}"), ("/queue/>", "/queue/a.{name}")], "/queue/a.x -> /queue/b.a.x -> "),
+    ],
+)
+def test_dead_letters_that_never_rest_are_refused(ways: list[tuple[str, str]], circle: str, tmp_path: Path) -> None:
+    found = mistakes(write(tmp_path, dead_letters(*ways)))
+    assert keys(found) == ["destination[0].dead_letter", "destination[1].dead_letter"]
+    assert circle in found[0].problem
+
+
+@pytest.mark.parametrize(
+    "ways",
+    [
+        [("/queue/a", "/queue/b"), ("/queue/b", "/queue/c"), ("/queue/c", "")],
+        [("/queue/a", "/queue/b"), ("/queue/b", "/queue/c"), ("/queue/>", "/queue/d")],
+        [("/queue/>", "/queue/failed")],
+        [("#", "/queue/failed.{name}")],
+        [("/queue/failed", ""), ("#", "/queue/failed")],
+        [("/queue/a", "/queue/b"), ("/queue/x", "/queue/a")],
+    ],
+)
+def test_dead_letters_that_rest_somewhere_are_accepted(ways: list[tuple[str, str]], tmp_path: Path) -> None:
+    assert len(load_config(write(tmp_path, dead_letters(*ways)), {}, {}).destination) == len(ways)
 
 
 def test_binds_from_a_variable_collide_too() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgpack
 import pytest
 from pydantic import ValidationError
 
-from common.config import MAX_WORKERS, Broker, Config, Limits, Listener
+from common.config import MAX_WORKERS, Broker, Config, Destination, Limits, Listener
 from common.config.keys import KEYS
 from common.config.kinds import Count, Duration, Factor, Kind, Size
 
@@ -23,6 +24,8 @@ def nested(name: str, value: object) -> dict[str, Any]:
     inner: Any = value
     for part in reversed(rest):
         inner = {part: inner}
+    if first == "destination" and isinstance(inner, dict):
+        inner = {"pattern": "a", **inner}
     return {first: [inner] if first in ("listener", "destination") else inner}
 
 
@@ -48,7 +51,21 @@ def test_the_keys_are_those_agreed_on() -> None:
             )
         ),
         *(f"outbox.{n}" for n in ("high_bytes", "low_bytes", "max_bytes", "block_timeout", "linger")),
-        *(f"destination.{n}" for n in ("pattern", "slow_consumer")),
+        *(
+            f"destination.{n}"
+            for n in (
+                *("pattern", "slow_consumer", "persistent", "max_messages", "max_bytes", "when_full", "prefetch"),
+                *("redelivery_limit", "redelivery_delay", "redelivery_delay_max", "dead_letter", "expired", "retain"),
+            )
+        ),
+        *(
+            f"queue.{n}"
+            for n in (
+                *("window_messages", "window_bytes", "max_queues", "idle_timeout", "handoff_bytes"),
+                *("idempotency_window", "idempotency_keys"),
+            )
+        ),
+        *(f"store.{n}" for n in ("quota_bytes", "pending_bytes", "wal_bytes", "retry_interval")),
         *(f"backplane.{n}" for n in ("high_water_mark", "retry_interval", "kept_bytes", "kept_total_bytes")),
         "cache.header_blocks_bytes",
         *(
@@ -87,6 +104,9 @@ def test_no_key_takes_a_value_of_another_kind(name: str, value: object) -> None:
     if name in ("management.bind", "management.hosts") and value == "":
         assert Config.model_validate(nested(name, value)) == Config(), "off, and no further names"
         return
+    if name == "destination.dead_letter" and value == "":
+        assert Destination(pattern="a", dead_letter="").dead_letter == "", "none"
+        return
     with pytest.raises(ValidationError):
         Config.model_validate(nested(name, value))
 
@@ -98,7 +118,12 @@ def test_a_config_survives_the_way_to_the_workers() -> None:
             "listener": [{"bind": "[::1]:0", "hosts": ["a.example", "b"]}, {"heart_beat": {"wish": "0s"}}],
             "limits": {"body_bytes": "1.5MiB"},
             "outbox": {"max_bytes": "16GiB"},
-            "destination": [{"pattern": "/topic/ticks.>", "slow_consumer": "drop"}],
+            "destination": [
+                {"pattern": "/topic/ticks.>", "slow_consumer": "drop"},
+                {"pattern": "a", "dead_letter": ""},
+            ],
+            "queue": {"idle_timeout": "90s"},
+            "store": {"quota_bytes": "5GB"},
         }
     )
     sent = msgpack.unpackb(msgpack.packb(config.model_dump(mode="json")))
@@ -177,13 +202,39 @@ def test_automatic_workers_are_the_cores_of_this_process(monkeypatch: pytest.Mon
     assert Broker().worker_count() == MAX_WORKERS
 
 
-@pytest.mark.parametrize(("files", "connections"), [(1024, 768), (100, 1), (-1, 1_000_000)])
-def test_automatic_connections_leave_files_for_the_broker(
-    files: int, connections: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("resource.getrlimit", lambda _: (files, files))
-    assert Limits().connection_count() == connections
-    assert Limits(connections=5).connection_count() == 5
+@pytest.mark.parametrize(("files", "connections"), [(1024, 768), (100, 1), (2_000_000, 1_000_000)])
+def test_automatic_connections_leave_files_for_the_broker(files: int, connections: int) -> None:
+    assert Limits().connection_count(files) == connections
+    assert Limits(connections=5).connection_count(files) == 5
+
+
+def test_without_a_limit_of_open_files_connections_are_limited_still() -> None:
+    assert Limits().connection_count(resource.RLIM_INFINITY) == 1_000_000
+
+
+@pytest.mark.parametrize("name", ["", "/queue/failed", "/queue/dlq.{name}", "/queue/{name}.dead", "/queue/a b*"])
+def test_dead_letter_queues(name: str) -> None:
+    assert Destination(pattern="/queue/>", dead_letter=name).dead_letter == name
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("dlq", "not a queue"),
+        ("/topic/failed.{name}", "not a queue"),
+        ("{name}", "not a queue"),
+        ("/queue/", "not a queue"),
+        ("/queue/{name}", "each queue would be its own"),
+        ("/queue/{queue}", "braces"),
+        ("/queue/{name}.{name}", "braces"),
+        ("/queue/dlq.{name", "braces"),
+        ("/queue/dlq.*", "a pattern"),
+        ("/queue/dlq.\n", "cannot be printed"),
+    ],
+)
+def test_what_is_no_dead_letter_queue(name: str, problem: str) -> None:
+    with pytest.raises(ValidationError, match=problem):
+        Destination(pattern="/queue/>", dead_letter=name)
 
 
 @pytest.mark.parametrize("path", ["", "a\0b", "a\nb", "\udcff", 3])
