@@ -32,11 +32,12 @@ from broker.actions import (
     SendRoster,
     Spawn,
 )
+from broker.data_dir import DataDir
 from broker.errors import CannotStartError
 from broker.listeners import Listener, inherit_listeners, open_listeners
 from broker.notify import Notifier
 from broker.runtime_dir import RuntimeDir
-from broker.supervisor import Supervisor
+from broker.supervisor import DRAIN_GRACE, Supervisor
 from broker.workers import WORKER_COMMAND, WorkerProcess
 from common.config import Config, ConfigError, changes, check_reload
 from common.exitcodes import ExitCode
@@ -107,13 +108,14 @@ class Front:
         self._supervisor = Supervisor(self._size, config.supervision, config.broker.drain_timeout)
         self._workers: dict[int, WorkerProcess] = {}
         self._listeners: list[Listener] = []
+        self._data_dir: DataDir | None = None
         self._runtime_dir: RuntimeDir | None = None
         self._management: Management | None = None
         self._notifier = Notifier()
         self._actions: deque[Action] = deque()
         self._is_acting = False
         self._timer: asyncio.TimerHandle | None = None
-        self._dumped_config: dict[str, Any] = config.model_dump(mode="json")
+        self._dumped_config = dump(config)
 
     async def serve(self) -> ExitCode:
         """Start, run until the last worker is gone, clean up."""
@@ -123,10 +125,12 @@ class Front:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             self._loop.add_signal_handler(number, self._on_signal, number)
         try:
-            self._open()
-            await self._open_management()
             self._keep_watchdog_calm()
-            self._act(self._supervisor.start(self._loop.time()))
+            await self._open_data_dir()
+            if not self._supervisor.is_stopping:
+                self._open()
+                await self._open_management()
+                self._act(self._supervisor.start(self._loop.time()))
             code = await self._finished
         except CannotStartError as error:
             self._log.error(Event.BROKER_CANNOT_START, reason=str(error))
@@ -137,8 +141,21 @@ class Front:
             self._close_listeners()
             if self._runtime_dir is not None:
                 self._runtime_dir.close()
+            if self._data_dir is not None:
+                self._data_dir.close()
         self._log.info(Event.BROKER_STOPPED, code=int(code))
         return code
+
+    async def _open_data_dir(self) -> None:
+        """Returns early if told to stop."""
+        data_dir = self._data_dir = DataDir(self._config.broker.data_dir)
+        if data_dir.try_take():
+            return
+        # They were told by the end of their front to drain.
+        patience = self._config.broker.drain_timeout + DRAIN_GRACE
+        self._log.warning(Event.BROKER_WAITING, why="workers of a killed broker are still there", patience=patience)
+        self._notifier.status("waiting for the workers of a killed broker to end")
+        await data_dir.take(patience, unless=lambda: self._supervisor.is_stopping)
 
     def _open(self) -> None:
         raise_open_files_limit()
@@ -152,6 +169,7 @@ class Front:
             version=VERSION,
             pid=os.getpid(),
             workers=self._size,
+            data_dir=self._data_dir.path if self._data_dir is not None else "",
             runtime_dir=self._runtime_dir.path,
         )
         for listener in self._listeners:
@@ -217,7 +235,7 @@ class Front:
     def _apply(self, config: Config) -> None:
         changed = ", ".join(changes(self._config, config)) or "nothing"
         self._config = config
-        self._dumped_config = config.model_dump(mode="json")
+        self._dumped_config = dump(config)
         self._log.level = Level.named(config.log.level)
         self._log.info(Event.CONFIG_RELOADED, changed=changed)
         for slot in list(self._workers):
@@ -326,7 +344,8 @@ class Front:
         descriptors = [listener.socket_of(slot).fileno() for listener in self._listeners]
         now = self._loop.time()
         try:
-            worker = WorkerProcess(slot, incarnation, self, command=self._command, sockets=descriptors)
+            inherited = descriptors if self._data_dir is None else [*descriptors, self._data_dir.workers_lock]
+            worker = WorkerProcess(slot, incarnation, self, command=self._command, inherited=inherited)
         except OSError as error:
             reason = f"could not be spawned: {self._command[0]}: {error.strerror or error}"
             self._act(self._supervisor.exited(slot, reason, now))
@@ -364,6 +383,13 @@ class Front:
 
     def _addresses(self) -> str:
         return ", ".join(listener.address for listener in self._listeners)
+
+
+def dump(config: Config) -> dict[str, Any]:
+    """`config` for the workers, who may be elsewhere: with an absolute data directory."""
+    dumped = config.model_dump(mode="json")
+    dumped["broker"]["data_dir"] = str(config.broker.data_dir.absolute())
+    return dumped
 
 
 def runtime_dir(config: Config) -> Path | None:

@@ -9,7 +9,6 @@ endpoints as they go, and must not find those of the next broker under the same 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from broker.errors import CannotStartError
+from broker.lock import take_lock
 
 __all__ = ["ENDPOINT_NAME_BYTES", "ENDPOINT_PATH_BYTES", "RuntimeDir"]
 
@@ -27,7 +27,6 @@ ENDPOINT_PATH_BYTES = 107
 ENDPOINT_NAME_BYTES = 16
 """What is kept free for the name of an endpoint in the directory."""
 
-_LOCK = "lock"
 _BOOT = re.compile(r"b[0-9a-f]{8}")
 
 
@@ -56,7 +55,8 @@ class RuntimeDir:
         self.path = self._base / f"b{boot}"
         try:
             self._check_length()
-            self._take_lock()
+            # Not inherited by workers, so it ends with the front.
+            self._lock = take_lock(self._base, "runtime directory", "broker.runtime_dir")
             self._remove_stale()
             self.path.mkdir(mode=0o700)
         except CannotStartError:
@@ -79,23 +79,6 @@ class RuntimeDir:
                 "set broker.runtime_dir to a shorter one"
             )
 
-    def _take_lock(self) -> None:
-        # O_CLOEXEC is Python's default: no worker inherits the lock, so it ends with the front.
-        self._lock = os.open(self._base / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            owner = os.pread(self._lock, 32, 0).decode("ascii", "replace").strip()
-            os.close(self._lock)
-            self._lock = None
-            raise CannotStartError(
-                f"the runtime directory {self._base} is used by another broker "
-                f"(process {owner or 'unknown'}); "
-                "stop it or set broker.runtime_dir to another directory"
-            ) from error
-        os.ftruncate(self._lock, 0)
-        os.pwrite(self._lock, f"{os.getpid()}\n".encode(), 0)
-
     def _remove_stale(self) -> None:
         for entry in os.scandir(self._base):
             if _BOOT.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False):
@@ -106,7 +89,6 @@ class RuntimeDir:
         if self._is_private:
             shutil.rmtree(self._base, ignore_errors=True)
         elif self._lock is not None:
-            # The lock file stays: removing it would let two brokers hold locks on two files of that name.
             _remove_endpoints(self.path)
         if self._lock is not None:
             os.close(self._lock)

@@ -46,7 +46,7 @@ class WorkerEvents(Protocol):
 class WorkerProcess:
     """Spawns on construction; raises `OSError` when there is no process to be had.
 
-    `sockets` are file descriptors the worker inherits under their own numbers.
+    `inherited` are file descriptors the worker gets under their own numbers.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WorkerProcess:
         events: WorkerEvents,
         *,
         command: Sequence[str] = WORKER_COMMAND,
-        sockets: Sequence[int] = (),
+        inherited: Sequence[int] = (),
     ) -> None:
         self.slot = slot
         self.incarnation = incarnation
@@ -70,7 +70,7 @@ class WorkerProcess:
         try:
             self._process = subprocess.Popen(
                 [*command, "--control-fd", str(theirs.fileno())],
-                pass_fds=(theirs.fileno(), *sockets),
+                pass_fds=(theirs.fileno(), *inherited),
                 stdin=subprocess.DEVNULL,
                 # The front's stdout carries the ready line and nothing else.
                 stdout=2,

@@ -43,7 +43,9 @@ class Event(StrEnum):
     """Everything the broker logs. Part of the public contract: names are added, never changed."""
 
     BROKER_STARTING = "broker.starting"
-    """The front begins: version, number of workers, runtime directory."""
+    """The front begins: version, number of workers, data and runtime directory."""
+    BROKER_WAITING = "broker.waiting"
+    """The front cannot begin yet: `why`, and for how many seconds it waits."""
     BROKER_READY = "broker.ready"
     """Every worker of the first generation accepts clients."""
     BROKER_DRAINING = "broker.draining"

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-dir",
         metavar="DIR",
         dest=data_dir,
-        help="what must survive a restart (default: stampede-data)",
+        help="what must survive a restart; made if need be (default: stampede-data, here)",
     )
     add(
         "--runtime-dir",

@@ -154,6 +154,9 @@ def check_across(config: Config, data: dict[str, Any], source: Source, wrong: li
             yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed=allowed)
     place = ("broker", "runtime_dir")
     if config.broker.runtime_dir is not None and usable(place):
+        if os.path.abspath(config.broker.runtime_dir) == os.path.abspath(config.broker.data_dir):
+            problem = "the same as broker.data_dir"
+            yield Mistake(source(place), problem, dotted(place), _show(config, place), allowed="a directory of its own")
         length = len(os.fsencode(os.path.abspath(config.broker.runtime_dir)))
         if length > RUNTIME_DIR_BYTES:
             problem = f"too long ({length} bytes as an absolute path)"

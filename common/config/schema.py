@@ -66,9 +66,9 @@ class Broker(Section):
     )
     data_dir: Annotated[Path, Directory(), COLD] = Field(
         default=Path("stampede-data"),
-        description="Where messages that must survive a restart are stored. Topics keep nothing, so the"
-        " directory is made only when something is to be kept. A relative path counts from where the broker"
-        " is started.",
+        description="Where messages are stored that must survive a restart; made if need be, and for one broker at a"
+        " time. A relative path counts from where the broker is started. It belongs on a local disk whose word can be"
+        " trusted: a RECEIPT is sent when the disk says that it has the message.",
     )
     runtime_dir: Annotated[Path | None, Directory(optional=True), COLD] = Field(
         default=None,

@@ -1,7 +1,8 @@
 """A worker for tests of the front: speaks the control protocol and answers `slot incarnation pid` on its listeners.
 
 Misbehaves as `FAKE_WORKER` says: `die` before Ready, `cannot-start`, `mute` (never ready), `deaf` (pings are not
-answered; and SIGABRT is ignored), `noise` (writes rubbish on the control channel once ready), `stay` (ignores Drain).
+answered; and SIGABRT is ignored), `noise` (writes rubbish on the control channel once ready), `stay` (ignores Drain),
+`orphan` (ignores the end of the front).
 `FAKE_WORKER_SLOT` limits that to one slot, and `FAKE_WORKER_UNTIL` to incarnations up to that one.
 """
 
@@ -67,6 +68,9 @@ def main() -> int:
                 data = b""  # The front died with an answer unread.
             if not data:
                 sys.stderr.write("control channel closed\n")
+                if mode == "orphan":
+                    signal.alarm(100)  # Nobody may be left to kill it.
+                    signal.pause()
                 return 0
             for message in decoder.feed(data):
                 match message:

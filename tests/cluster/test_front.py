@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Front(Broker):
         drain_timeout: float = 10.0,
         bind: str = "127.0.0.1:0",
         runtime_dir: Path | None = None,
+        data_dir: Path | None = None,
         environment: dict[str, str] | None = None,
         inherited: socket.socket | None = None,
     ) -> None:
@@ -51,9 +52,14 @@ class Front(Broker):
             fake["FAKE_WORKER_SLOT"] = str(slot)
         if until is not None:
             fake["FAKE_WORKER_UNTIL"] = str(until)
-        super().__init__(workers=workers, environment=fake | (environment or {}))
+        super().__init__(workers=workers, environment=fake | (environment or {}), data_dir=data_dir)
         self.settings: dict[str, Any] = {
-            "broker": {"workers": workers, "drain_timeout": drain_timeout, "runtime_dir": runtime_dir},
+            "broker": {
+                "workers": workers,
+                "drain_timeout": drain_timeout,
+                "runtime_dir": runtime_dir,
+                "data_dir": self.data_dir,
+            },
             "listener": [{"bind": bind}],
             "supervision": supervision or PATIENT,
             "log": {"format": "json", "level": "debug"},
@@ -187,7 +193,7 @@ def test_sigterm_drains_and_exits_with_success(started: StartFront) -> None:
     assert front.wait() == ExitCode.OK
     assert [event["exit"] for event in front.events("worker.exited")] == ["code 0", "code 0"]
     assert front.events("broker.stopped")[0]["code"] == 0
-    assert list(front.directory.iterdir()) == [], "the private runtime directory is removed"
+    assert list(front.directory.iterdir()) == [front.data_dir], "the private runtime directory is removed"
 
 
 def test_sigint_is_the_same(started: StartFront) -> None:
@@ -357,6 +363,59 @@ def test_a_new_broker_takes_over_the_port_and_runtime_directory_of_a_killed_one(
     assert [path.name for path in short_tmp.iterdir()] == ["lock"]
 
 
+@pytest.fixture
+def orphaned(started: StartFront) -> Iterator[tuple[Front, int]]:
+    """A front that was killed, and the worker that outlives it; that one is killed after the test."""
+    front = started(wrong="orphan", slot=1)
+    orphan = psutil.Process(front.newest_pid(1))
+    front.signal(signal.SIGKILL)
+    eventually(lambda: is_gone(front.newest_pid(0)) and is_gone(front.pid), "the end of all but the orphan")
+    yield front, orphan.pid
+    with suppress(psutil.NoSuchProcess):
+        orphan.kill()
+
+
+def test_a_data_directory_is_not_used_before_the_workers_of_a_killed_front_are_gone(
+    fronts: StartFront, orphaned: tuple[Front, int]
+) -> None:
+    first, orphan = orphaned
+    second = fronts(data_dir=first.data_dir)
+    second.spawn()
+    assert "workers of a killed broker" in second.wait_event("broker.waiting")["why"]
+    assert not second.events("worker.spawned")
+    os.kill(orphan, signal.SIGKILL)
+    second.wait_event("broker.ready")
+    assert second.events("broker.starting")[0]["data_dir"] == str(first.data_dir)
+    second.stop()
+
+
+def test_a_broker_that_waits_for_the_data_directory_can_be_stopped(
+    fronts: StartFront, orphaned: tuple[Front, int]
+) -> None:
+    second = fronts(data_dir=orphaned[0].data_dir)
+    second.spawn()
+    second.wait_event("broker.waiting")
+    second.stop()
+    assert not second.events("broker.starting")
+
+
+def test_the_workers_of_a_killed_front_are_not_waited_for_without_end(
+    fronts: StartFront, orphaned: tuple[Front, int]
+) -> None:
+    first, _ = orphaned
+    reason = cannot_start(fronts(data_dir=first.data_dir, drain_timeout=0.0))
+    assert f"{first.data_dir} is still used by workers of a broker that was killed" in reason
+
+
+def test_a_worker_that_died_alone_leaves_the_data_directory_to_its_successor(started: StartFront) -> None:
+    front = started()
+    os.kill(front.newest_pid(0), signal.SIGKILL)
+    front.wait_event("worker.ready", slot=0, incarnation=2)
+    front.stop()
+    again = started(data_dir=front.data_dir)
+    assert not again.events("broker.waiting")
+
+
 # --- cannot start: one line, exit code 3
 
 
@@ -393,6 +452,18 @@ def test_runtime_directory_of_the_service_manager(started: StartFront, short_tmp
 
 def test_a_worker_that_says_it_cannot_start(fronts: StartFront) -> None:
     assert cannot_start(fronts(wrong="cannot-start", slot=1)) == "worker 1: the moon is in the way"
+
+
+def test_a_data_directory_that_another_broker_has(started: StartFront, fronts: StartFront) -> None:
+    first = started()
+    reason = cannot_start(fronts(data_dir=first.data_dir))
+    assert f"{first.data_dir} is used by another broker (process {first.pid})" in reason
+    assert first.who_answers()[1] == 1
+
+
+def test_a_data_directory_that_cannot_be_made(fronts: StartFront) -> None:
+    reason = cannot_start(fronts(data_dir=Path("/proc/nowhere")))
+    assert reason.startswith("cannot use /proc/nowhere as data directory: ")
 
 
 def test_a_worker_that_dies_five_times_before_it_was_ever_ready(fronts: StartFront) -> None:

@@ -47,6 +47,7 @@ class Broker:
 
     A context manager: entering starts it and waits for the ready line, leaving stops it and raises
     `BrokerFailed` when its log holds an `internal.error` or a traceback. `log_level=None` leaves that to `config`.
+    `data_dir` is for brokers that find what one before them stored; it is not removed.
     Times are in seconds.
     """
 
@@ -59,6 +60,7 @@ class Broker:
         environment: Mapping[str, str] | None = None,
         log_level: str | None = "info",
         bind: Sequence[str] | None = None,
+        data_dir: Path | None = None,
     ) -> None:
         self.workers = workers
         self._config = dict(config or {})
@@ -68,6 +70,7 @@ class Broker:
         # `--bind` replaces the listeners of the file, so it is given only where the file has none.
         self._bind = list(bind) if bind is not None else ([] if "listener" in self._config else ["127.0.0.1:0"])
         self.directory = Path(tempfile.mkdtemp(prefix="stampede-test-"))
+        self.data_dir = data_dir if data_dir is not None else self.directory / "data"
         self.addresses: list[tuple[str, int]] = []
         self.ready_line = ""
         self.process: subprocess.Popen[str] | None = None
@@ -119,7 +122,7 @@ class Broker:
         if self._config:
             self.write_config(self._config)
             command += ["--config", str(self.config_path)]
-        command += ["--data-dir", str(self.directory / "data"), *self._arguments]
+        command += ["--data-dir", str(self.data_dir), *self._arguments]
         environment = {k: v for k, v in os.environ.items() if not _FOREIGN_ENVIRONMENT.match(k)}
         # The private runtime directory of a broker that is killed goes with ours.
         environment |= {"TMPDIR": str(self.directory), **self._environment}

@@ -379,6 +379,7 @@ def test_a_mistake_copied_to_several_listeners_is_told_once(tmp_path: Path) -> N
         ('[[destination]]\npattern = "a"\nredelivery_delay_max = 0', "destination[0].redelivery_delay_max"),
         ('[[destination]]\npattern = "a"\nprefetch = 9\n[limits]\nunacknowledged = 8', "destination[0].prefetch"),
         (f'[broker]\nruntime_dir = "/{"x" * 80}"', "broker.runtime_dir"),
+        ('[broker]\nruntime_dir = "/srv/s/"\ndata_dir = "/srv/../srv/s"', "broker.runtime_dir"),
     ],
 )
 def test_keys_that_do_not_go_together(text: str, key: str, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ NOW = 1795447862.1239
 STAMP = "2026-11-23T15:31:02.123Z"
 NAMES = [
     *["broker.starting", "broker.ready", "broker.draining", "broker.stopped", "broker.cannot-start", "broker.signal"],
-    *["listener.bound", "management.bound"],
+    *["broker.waiting", "listener.bound", "management.bound"],
     *["worker.spawned", "worker.ready", "worker.exited", "worker.hung", "worker.backoff"],
     *["worker.killed", "control.error", "connection.opened", "connection.closed"],
     *["subscriber.slow", "subscriber.dropping", "publisher.paused"],
