@@ -1,0 +1,58 @@
+"""A consumer of a queue, as the queue's owner knows it."""
+
+from __future__ import annotations
+
+from common.selector import Selector
+from worker.queues.message import Message
+
+__all__ = ["Consumer"]
+
+
+class Consumer:
+    """Consumer `id` of the worker in `slot`, unique together. At most `prefetch` messages are unsettled at once;
+    `credit` is how many more it may have now, below 0 where it came to hold more. `exclusive` asks for everything
+    the queue has. What is dispatched to one that is `instant` is settled by that. `unsettled` is in the order of
+    delivery, by key.
+
+    Everything but `slot` and `id` is changed by its queue only.
+    """
+
+    __slots__ = (
+        "credit",
+        "eligible",
+        "exclusive",
+        "id",
+        "instant",
+        "listed",
+        "prefetch",
+        "selector",
+        "slot",
+        "turn",
+        "unsettled",
+    )
+
+    def __init__(
+        self,
+        slot: int,
+        id: int,
+        prefetch: int,
+        selector: Selector | None = None,
+        exclusive: bool = False,
+        instant: bool = False,
+    ) -> None:
+        self.slot = slot
+        self.id = id
+        self.prefetch = prefetch
+        self.credit = prefetch
+        self.selector = selector
+        self.exclusive = exclusive
+        self.instant = instant
+        self.unsettled: dict[int, Message] = {}
+        self.eligible = False
+        """Attached, and not kept waiting by an exclusive one."""
+        self.listed = False
+        """Whether it stands in a ring, waiting for its turn."""
+        self.turn = 0
+
+    def __repr__(self) -> str:
+        return f"Consumer({self.slot}, {self.id}, credit={self.credit})"
