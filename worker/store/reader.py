@@ -1,0 +1,196 @@
+"""The thread that reads, through a connection of its own: paging never waits behind a commit's fsync.
+
+Answers come back in one row however many messages there are: between two rows the thread would wait for the
+interpreter lock.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
+from threading import Event as Flag
+from threading import Thread
+from typing import Final
+
+import apsw
+
+from common.log import Event, EventLog
+from worker.store.interface import Park, PutKey, PutTransaction, QueueRow, Recovered
+from worker.store.schema import Bindings, failure, first
+
+__all__ = ["Reader", "Request", "Row", "expired", "fetch", "page", "parked", "recover"]
+
+Row = tuple[int, bytes, int]
+
+_SIZES: Final = (
+    "SELECT group_concat(key), group_concat(size) FROM"
+    " (SELECT key, length(frame) AS size FROM message WHERE key > ? AND key < ? ORDER BY key LIMIT ?)"
+)
+"""Does not touch the pages of long frames."""
+
+_JOINED: Final = (
+    "SELECT group_concat(key), group_concat(length(frame)), CAST(group_concat(frame, '') AS BLOB), group_concat(count)"
+    " FROM (SELECT m.key, m.frame, coalesce(d.count, 0) AS count FROM message m LEFT JOIN delivery d ON d.key = m.key"
+    " WHERE {which} ORDER BY m.key)"
+)
+_PAGE: Final = _JOINED.format(which="m.key > ? AND m.key <= ?")
+_FETCH_SIZES: Final = (
+    "SELECT group_concat(key), group_concat(size) FROM"
+    " (SELECT key, length(frame) AS size FROM message WHERE key IN carray(?) ORDER BY key)"
+)
+_FETCH: Final = _JOINED.format(which="m.key IN carray(?)")
+_EXPIRED: Final = "SELECT group_concat(key) FROM (SELECT key FROM expiry WHERE at <= ? ORDER BY at LIMIT ?)"
+_PARKED: Final = "SELECT id, due, queue, frame FROM parked ORDER BY due, id LIMIT ?"
+
+_ANSWER_BYTES: Final = 256 << 20
+"""More is not joined in one answer: SQLite's limit for a value is 10**9 bytes."""
+
+
+def _numbers(joined: str | None) -> list[int]:
+    return list(map(int, joined.split(","))) if joined else []
+
+
+class Request:
+    """Something to `read` with a connection, and what to call with the result."""
+
+    __slots__ = ("done", "read", "result")
+
+    def __init__(self, read: Callable[[apsw.Connection], object], done: Callable[..., None]) -> None:
+        self.read = read
+        self.done = done
+        self.result: object = None
+
+
+class Reader:
+    """Answers what is `ask`ed until `stop`, in order. `answered` and `ended` are called in the reader's thread."""
+
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        log: EventLog,
+        answered: Callable[[Request], None],
+        ended: Callable[[BaseException | None], None],
+        retry_interval: float,
+    ) -> None:
+        self._connection = connection
+        self._log = log
+        self._answered = answered
+        self._ended = ended
+        self._retry_interval = retry_interval
+        self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        self._stopping = Flag()
+        self._thread = Thread(target=self._run, name="store-reader", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def ask(self, request: Request) -> None:
+        self._queue.put(request)
+
+    def stop(self) -> None:
+        """End the thread; what was asked and not answered stays so. For any other thread."""
+        self._stopping.set()
+        self._connection.interrupt()
+        self._queue.put(None)
+        self._thread.join()
+
+    def _run(self) -> None:
+        completed = False
+        try:
+            while (request := self._queue.get()) is not None and not self._stopping.is_set():
+                self._answer(request)
+            completed = True
+        finally:
+            self._ended(None if completed else sys.exception())
+
+    def _answer(self, request: Request) -> None:
+        while not self._stopping.is_set():
+            try:
+                request.result = request.read(self._connection)
+            except apsw.Error as error:
+                if not self._stopping.is_set():
+                    self._log.error(Event.STORE_FAILING, reason=str(failure(self._connection, error)), reading=True)
+                    self._stopping.wait(self._retry_interval)
+                continue
+            self._answered(request)
+            return
+
+
+def page(connection: apsw.Connection, after: int, before: int, count: int, size: int) -> list[Row]:
+    """See `Store.page`."""
+    # By SQL alone it would take a window function over each row, or a frame too many of any size.
+    for keys in _portions(connection, _SIZES, (after, before, count), min(size, _ANSWER_BYTES)):
+        return _rows(connection, _PAGE, (after, keys[-1]))
+    return []
+
+
+def fetch(connection: apsw.Connection, keys: Sequence[int]) -> list[Row]:
+    """See `Store.fetch`."""
+    rows: list[Row] = []
+    if keys:
+        for portion in _portions(connection, _FETCH_SIZES, (apsw.carray(array("q", keys)),), _ANSWER_BYTES):
+            rows += _rows(connection, _FETCH, (apsw.carray(array("q", portion)),))
+    return rows
+
+
+def _portions(connection: apsw.Connection, statement: str, bindings: Bindings, size: int) -> Iterator[list[int]]:
+    """The keys that `statement` finds, cut into portions of at most `size` bytes or one message."""
+    portion: list[int] = []
+    total = 0
+    joined_keys, joined_sizes = first(connection, statement, bindings)
+    for key, length in zip(_numbers(joined_keys), _numbers(joined_sizes), strict=True):
+        if portion and total + length > size:
+            yield portion
+            portion, total = [], 0
+        portion.append(key)
+        total += length
+    if portion:
+        yield portion
+
+
+def _rows(connection: apsw.Connection, statement: str, bindings: Bindings) -> list[Row]:
+    keys, sizes, frames, counts = first(connection, statement, bindings)
+    rows, start = [], 0
+    for key, length, count in zip(_numbers(keys), _numbers(sizes), _numbers(counts), strict=True):
+        rows.append((key, frames[start : start + length], count))
+        start += length
+    return rows
+
+
+def expired(connection: apsw.Connection, now: int, limit: int) -> list[int]:
+    """See `Store.expired`."""
+    return _numbers(first(connection, _EXPIRED, (now, limit))[0])
+
+
+def parked(connection: apsw.Connection, limit: int) -> list[Park]:
+    """See `Store.parked`."""
+    return [Park(*row) for row in connection.execute(_PARKED, (limit,))]
+
+
+def recover(connection: apsw.Connection) -> Recovered:
+    """What `Store.open` returns. Reads everything but messages and what is told of them."""
+    # A key seen again after its window has a second row; the later one counts, at its own place.
+    seen: dict[tuple[str, str], PutKey] = {}
+    for row in connection.execute("SELECT destination, key, message_id, at FROM seen ORDER BY place"):
+        key = PutKey(*row)
+        seen.pop((key.destination, key.key), None)
+        seen[key.destination, key.key] = key
+    highest = first(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'parked'")[0]
+    return Recovered(
+        queues=[
+            QueueRow(*row)
+            for row in connection.execute(
+                "SELECT q.number, q.name, q.reserved, q.delivered, q.options, coalesce(d.messages, 0),"
+                " coalesce(d.bytes, 0) FROM queue q LEFT JOIN depth d ON d.number = q.number ORDER BY q.number"
+            )
+        ],
+        marks=dict(connection.execute("SELECT origin, sequence FROM mark")),
+        transactions=[
+            PutTransaction(*row) for row in connection.execute("SELECT id, record FROM committed ORDER BY place")
+        ],
+        keys=list(seen.values()),
+        retained=dict(connection.execute("SELECT destination, frame FROM retained")),
+        next_parked=(highest or 0) + 1,
+    )
