@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import enum
+import itertools
 import os
 import re
 import shutil
@@ -13,7 +15,7 @@ from pathlib import Path
 
 from processes import BenchError, ProcessTree, free_port, wait_until
 
-__all__ = ["BROKER_NAMES", "Broker", "make_broker"]
+__all__ = ["BROKER_NAMES", "Broker", "Setup", "make_broker"]
 
 _ROOT = Path(__file__).resolve().parents[2]
 _START_SECONDS = 60.0
@@ -31,14 +33,28 @@ def _installed(binary: str, package: str) -> str:
     return path
 
 
+class Setup(enum.Enum):
+    """What a scenario asks of a broker's configuration."""
+
+    DEFAULT = "default"
+    MEMORY_QUEUES = "queues whose messages are not stored"
+    DURABLE_QUEUES = "queues whose messages are on disk before their receipt"
+
+
 class Broker:
-    """A broker: `start`, measure with `cpu_seconds` and `rss_bytes`, `stop`. Subclasses say how."""
+    """A broker: `start`, measure with `cpu_seconds` and `rss_bytes`, `stop`. Subclasses say how.
+
+    Set `setup` and `data_in` (the folder its own temporary folder is made in) before `start`.
+    """
 
     name: str
     protocol = "stomp"
     login: tuple[str, str] | None = None
 
     def __init__(self) -> None:
+        self.setup = Setup.DEFAULT
+        self.data_in: Path | None = None
+        self.configuration = ""  # what differs from its usual configuration, for the results
         self.port = 0
         self.command: list[str] = []
         self._tree: ProcessTree | None = None
@@ -54,7 +70,7 @@ class Broker:
 
     def start(self) -> None:
         """Start in a fresh folder on a fresh port; returns when clients can log in (BenchError: 60 s)."""
-        self._base = Path(tempfile.mkdtemp(prefix=f"bench-{self.name}-"))
+        self._base = Path(tempfile.mkdtemp(prefix=f"bench-{self.name}-", dir=self.data_in))
         self._tree = ProcessTree(self._base)
         self.port = free_port()
         self.launch(self._tree, self._base)
@@ -75,6 +91,21 @@ class Broker:
     def rss_bytes(self) -> int:
         """Resident memory of all its processes, in bytes."""
         return self._running().rss_bytes()
+
+    def peak_rss_bytes(self) -> list[int]:
+        """The most each of its live processes has held resident since it started, in bytes."""
+        return self._running().peak_rss_bytes()
+
+    def worker_pids(self) -> list[int]:
+        """Its processes that can be profiled as Python, or none."""
+        return []
+
+    @property
+    def folder(self) -> Path:
+        """Its temporary folder while it runs."""
+        if self._base is None:
+            raise BenchError(f"{self.name} is not running")
+        return self._base
 
     def command_line(self) -> str:
         """The command that started it, with its folder and this checkout written as $BASE and `.`."""
@@ -109,6 +140,13 @@ class Broker:
         return client.recv(4096).startswith(b"CONNECTED")
 
 
+_MEMORY_QUEUES_TOML = """\
+[[destination]]
+pattern = "/queue/>"
+persistent = false
+"""
+
+
 class Stampede(Broker):
     """This checkout's broker, from its .venv, in its default configuration with a given number of workers."""
 
@@ -131,11 +169,19 @@ class Stampede(Broker):
         bind = f"127.0.0.1:{self.port}"
         self.command = [str(program), "serve", "--bind", bind, "--workers", str(self.workers)]
         self.command += ["--data-dir", str(base / "data")]
+        if self.setup is Setup.MEMORY_QUEUES:
+            (base / "stampede.toml").write_text(_MEMORY_QUEUES_TOML)
+            self.command += ["--config", str(base / "stampede.toml")]
+            self.configuration = " ".join(_MEMORY_QUEUES_TOML.split("\n")).strip()
         self._output = tree.spawn("stampede", self.command)
 
     def _ready(self) -> bool:
         self._running()
         return f"ready on 127.0.0.1:{self.port}".encode() in self._output.read_bytes()
+
+    def worker_pids(self) -> list[int]:
+        lines = self._running().command_lines().items()
+        return [pid for pid, words in lines if ("-m", "worker") in itertools.pairwise(words)]
 
 
 _ACTIVEMQ_XML = """\
@@ -143,10 +189,12 @@ _ACTIVEMQ_XML = """\
   xsi:schemaLocation="http://www.springframework.org/schema/beans
   http://www.springframework.org/schema/beans/spring-beans-2.0.xsd
   http://activemq.apache.org/schema/core http://activemq.apache.org/schema/core/activemq-core.xsd">
-  <broker xmlns="http://activemq.apache.org/schema/core" brokerName="bench" useJmx="false" persistent="false"
-      dataDirectory="{base}/data">
+  <broker xmlns="http://activemq.apache.org/schema/core" brokerName="bench" useJmx="false"
+      persistent="{stored}" dataDirectory="{base}/data">
+    {store}
     <systemUsage><systemUsage>
       <memoryUsage><memoryUsage percentOfJvmHeap="70"/></memoryUsage>
+      <storeUsage><storeUsage limit="20 gb"/></storeUsage>
       <tempUsage><tempUsage limit="2 gb"/></tempUsage>
     </systemUsage></systemUsage>
     <transportConnectors>
@@ -157,8 +205,13 @@ _ACTIVEMQ_XML = """\
 """
 
 
+_ACTIVEMQ_STORE = (
+    '<persistenceAdapter><kahaDB directory="{base}/kahadb" journalDiskSyncStrategy="always"/></persistenceAdapter>'
+)
+
+
 class ActiveMQ(Broker):
-    """ActiveMQ Classic with the stomp+nio connector alone: no console, no JMX, no store."""
+    """ActiveMQ Classic with the stomp+nio connector alone: no console, no JMX; KahaDB only for durable queues."""
 
     name = "activemq"
     _HOME = Path("/usr/share/activemq")
@@ -172,7 +225,12 @@ class ActiveMQ(Broker):
         _installed("java", "activemq")
         _installed("activemq", "activemq")
         config = base / "activemq.xml"
-        config.write_text(_ACTIVEMQ_XML.format(base=base, port=self.port))
+        durable = self.setup is Setup.DURABLE_QUEUES
+        store = _ACTIVEMQ_STORE.format(base=base) if durable else ""
+        self.configuration = _ACTIVEMQ_STORE.format(base="$BASE") if durable else ""
+        config.write_text(
+            _ACTIVEMQ_XML.format(base=base, port=self.port, stored=str(durable).lower(), store=store),
+        )
         opened = ("java.security", "java.net", "java.lang", "java.util", "java.util.concurrent")
         self.command = ["java", "-Xms64M", "-Xmx2G", "-Djava.awt.headless=true", f"-Djava.io.tmpdir={base}"]
         for package in opened:

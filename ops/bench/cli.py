@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from brokers import BROKER_NAMES, make_broker
+from disk import file_system, real_disk
 from generator import build_generators
 from processes import BenchError
 from record import load_records, new_record, save_record
@@ -37,6 +38,15 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--into", type=Path, default=_HERE, help="folder for results/ and RESULTS.md; default: this one"
     )
+    parser.add_argument(
+        "--data-in",
+        type=Path,
+        default=Path("/var/tmp"),
+        help="folder for the brokers' data, on a disk; default: %(default)s",
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="after the measured rounds, one more of Stampede under py-spy"
+    )
     parser.add_argument("--render", action="store_true", help="only write RESULTS.md anew from the recorded results")
     parser.add_argument("--list", action="store_true", help="list the brokers and the scenarios")
     return parser.parse_args(argv)
@@ -44,10 +54,14 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _chosen(pattern: str) -> list[str]:
     if pattern == "all":
-        return list(SCENARIOS)
+        return [name for name, scenario in SCENARIOS.items() if not scenario.by_name_only]
     names: list[str] = []
     for part in pattern.split(","):
-        found = [name for name in SCENARIOS if name == part or (part[-1:] == "*" and name.startswith(part[:-1]))]
+        found = [
+            name
+            for name, scenario in SCENARIOS.items()
+            if name == part or (part[-1:] == "*" and name.startswith(part[:-1]) and not scenario.by_name_only)
+        ]
         if not found:
             raise BenchError(f"unknown scenario {part!r}; known: {', '.join(SCENARIOS)}")
         names += found
@@ -63,12 +77,16 @@ def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     for name in brokers:
         make_broker(name)
     names = _chosen(options.scenarios)
+    data_in = real_disk(options.data_in)
     build_generators()
-    shown = [part for part in argv if "/" not in part and part != "--into"]
+    shown = [part for part in argv if "/" not in part and part not in ("--into", "--data-in")]
     command = shlex.join(["./ops/bench/run", *shown])
     record = new_record(options.name, brokers, options.rounds, options.seconds, command)
+    record["machine"]["file_system"] = file_system(data_in)
     for name in names:
-        record["scenarios"].append(run_scenario(SCENARIOS[name], brokers, options.rounds, options.seconds))
+        record["scenarios"].append(
+            run_scenario(SCENARIOS[name], brokers, options.rounds, options.seconds, data_in, options.profile)
+        )
         save_record(record, options.into)  # after each, so that an interrupted run keeps what it has
 
 

@@ -147,6 +147,28 @@ class ProcessTree:
         """Resident memory of the tree in bytes; pages two processes share count twice."""
         return sum(int(fields[21]) * _PAGE for pid in self.pids() if (fields := _stat(pid)) is not None)
 
+    def peak_rss_bytes(self) -> list[int]:
+        """The most memory each live process has held resident so far, in bytes."""
+        peaks: list[int] = []
+        for pid in self.pids():
+            try:
+                text = Path(f"/proc/{pid}/status").read_text()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            peaks += [int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmHWM:")]
+        return peaks
+
+    def command_lines(self) -> dict[int, list[str]]:
+        """The words of the command line of each live process, by process id."""
+        found: dict[int, list[str]] = {}
+        for pid in self.pids():
+            try:
+                text = Path(f"/proc/{pid}/cmdline").read_bytes()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            found[pid] = text.rstrip(b"\0").decode(errors="replace").split("\0")
+        return found
+
     def stop(self, seconds: float = 8.0) -> None:
         """SIGTERM to what was started here, SIGKILL to all that is left after `seconds`; waits for the end."""
         for process in self._roots.values():

@@ -7,10 +7,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from brokers import Broker, make_broker
 from processes import BenchError
+from profiling import PARTS, profiled
 from workloads import Metrics, Scenario
 
 __all__ = ["run_scenario", "summarise"]
@@ -60,6 +62,8 @@ class _Contestant:
         self.broker.start()
         self.sized = self.scenario.warm_up(self.broker, self.seconds)
         self.record["broker"] = self.broker.command_line()
+        if self.broker.configuration:
+            self.record["configuration"] = self.broker.configuration
         load = self.scenario.command_line(self.broker, self.sized)
         self.record["generator"] = load.replace(str(self.broker.port), "$PORT")
 
@@ -72,9 +76,24 @@ class _Contestant:
         shown = ", ".join(f"{name} {value:,.6g}" for name, value in metrics.items())
         _say(f"  round {len(self.rounds)} {self.broker.name}: {shown}")
 
+    def profile(self) -> None:
+        """One more run, not among the measured ones: the sampling slows the broker down."""
+        if not (pids := self.broker.worker_pids()):
+            return
+        found: dict[str, Any] = {}
+        with profiled(pids, found):
+            self.scenario.measure(self.broker, self.sized)
+        self.record["profile"] = found
+        _say(f"  profile {self.broker.name}: {', '.join(f'{part} {found[part]:.0%}' for part in PARTS)}")
 
-def run_scenario(scenario: Scenario, names: Iterable[str], rounds: int, seconds: float) -> dict[str, Any]:
-    """Run one scenario on the named brokers, interleaved; returns its record. Leaves no process behind."""
+
+def run_scenario(
+    scenario: Scenario, names: Iterable[str], rounds: int, seconds: float, data_in: Path, profile: bool
+) -> dict[str, Any]:
+    """Run one scenario on the named brokers, interleaved; returns its record. Leaves no process behind.
+
+    `data_in`: the folder for the brokers' temporary folders; `profile`: profile Stampede after the last round.
+    """
     _say(f"{scenario.name}: {scenario.title}")
     record: dict[str, Any] = {"name": scenario.name, "title": scenario.title, "brokers": {}}
     contestants: list[_Contestant] = []
@@ -83,7 +102,9 @@ def run_scenario(scenario: Scenario, names: Iterable[str], rounds: int, seconds:
             if (why := scenario.skip.get(name)) is not None:
                 record["brokers"][name] = {"skipped": why}
                 continue
-            contestant = _Contestant(make_broker(name), scenario, seconds)
+            broker = make_broker(name)
+            broker.setup, broker.data_in = scenario.setup, data_in
+            contestant = _Contestant(broker, scenario, seconds)
             stack.callback(contestant.broker.stop)
             contestants.append(contestant)
             record["brokers"][name] = contestant.record
@@ -92,6 +113,9 @@ def run_scenario(scenario: Scenario, names: Iterable[str], rounds: int, seconds:
         for _ in range(rounds):
             for contestant in contestants:
                 contestant.attempt(contestant.round)
+        if profile:
+            for contestant in contestants:
+                contestant.attempt(contestant.profile)
     for contestant in contestants:
         contestant.record["rounds"] = contestant.rounds
         contestant.record["summary"] = summarise(contestant.rounds)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from workloads import Connections, HeaderFlood, IdleMemory, Latency, Scenario, Throughput
+from brokers import Setup
+from queueloads import Depth, OneReceipt, QueueThroughput
+from workloads import BEST_RIVAL, Connections, HeaderFlood, IdleMemory, Latency, Scenario, Throughput
 
 __all__ = ["SCENARIOS"]
 
 _STOMP_ONLY = {"nats": "its load generator has no such mode"}
+_NO_QUEUES = {"nats": "its core has no queues"}
+_LONG_FILL = dict.fromkeys(("activemq", "rabbitmq"), "left out to save time: filling takes about ten minutes")
 _TOO_MANY_QUEUES = {"rabbitmq": "left out to save time: it took about 600 subscriptions/s in trials"}
 _TOO_MANY_TOPICS = {
     **_TOO_MANY_QUEUES,
@@ -28,6 +32,20 @@ def _destinations(dests: int, skip: Mapping[str, str]) -> Throughput:
     name, series = f"destinations-{dests}", ("destinations", dests)
     return Throughput(
         name, title, "deliveries_per_s", skip=skip, series=series, subs=connections, topics=1, dests=dests
+    )
+
+
+def _depth(label: str, depth: int, skip: Mapping[str, str], by_name_only: bool = False) -> Depth:
+    return Depth(
+        f"queue-depth-{label}",
+        f"1 queue holding {depth:,} persistent messages: enqueue 128,000 more, then drain as many",
+        "enqueue_per_s",
+        skip=skip,
+        setup=Setup.DURABLE_QUEUES,
+        series=("standing messages", depth),
+        goal_flat={"enqueue_cpu_us": 1.5, "drain_cpu_us": 1.5, "largest_process_mib": 1.5} if depth else {},
+        by_name_only=by_name_only,
+        depth=depth,
     )
 
 
@@ -88,6 +106,34 @@ _ALL: tuple[Scenario, ...] = (
         skip=_STOMP_ONLY,
         goal_values={"after_over_before": 0.9},
     ),
+    QueueThroughput(
+        "queue-memory",
+        "2 queues, 2 producers, 2 consumers, messages in memory only, ack auto",
+        "deliveries_per_s",
+        {"activemq": 3},
+        skip=_NO_QUEUES,
+        setup=Setup.MEMORY_QUEUES,
+    ),
+    QueueThroughput(
+        "queue-durable",
+        "2 queues, 2 producers of persistent messages, a receipt for every 64th, 2 consumers, ack client-individual",
+        "deliveries_per_s",
+        {BEST_RIVAL: 8},
+        skip=_NO_QUEUES,
+        setup=Setup.DURABLE_QUEUES,
+        durable=True,
+    ),
+    OneReceipt(
+        "queue-one-receipt",
+        "1 producer of persistent messages, one receipt at a time",
+        "p50_ms",
+        skip=_NO_QUEUES,
+        goal_values={"p50_over_disk": 2},
+        setup=Setup.DURABLE_QUEUES,
+    ),
+    _depth("0", 0, _NO_QUEUES),
+    _depth("1m", 1_000_000, _NO_QUEUES),
+    _depth("10m", 10_000_000, {**_NO_QUEUES, **_LONG_FILL}, by_name_only=True),
 )
 
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}

@@ -8,6 +8,8 @@
  *   stompbench latency --pubs 1 --subs 10 --rate 1000 --secs 5
  *   stompbench conns   --conns 5000
  *   stompbench fanout  --pubs 1 --subs 20 --dests 100000   (every destination has one subscriber, publishers cycle through all)
+ *   stompbench drain   --subs 2 --msgs 50000 --ack client-individual --dest /queue/x.   (takes what others enqueued, until the broker confirms its end)
+ *   stompbench receipt --msgs 1000 --persistent --dest /queue/x.   (one producer, one receipt at a time: time from SEND to RECEIPT)
  * prints one JSON line. With --steps it stops at the edges of the measured part: it prints {"step":NAME} and waits for
  * a byte on stdin, so that whoever drives it can sample the broker exactly there.
  */
@@ -28,7 +30,7 @@
 #include <unistd.h>
 
 static const char *host = "127.0.0.1", *login = NULL, *passcode = NULL, *vhost = "/", *ackmode = "auto", *dprefix = NULL;
-static int port = 61613, npub = 1, nsub = 1, ntopic = 1, size = 100, persistent = 0, receipts = 0, secs = 5, nconn = 1000, extra_prefetch = 0, settle_ms = 300, norcpt = 0, uniq = 0, dests = 0, steps = 0;
+static int port = 61613, npub = 1, nsub = 1, ntopic = 1, size = 100, persistent = 0, receipts = 0, secs = 5, nconn = 1000, extra_prefetch = 0, settle_ms = 300, norcpt = 0, uniq = 0, dests = 0, steps = 0, drain = 0;
 static long msgs = 100000; static double rate = 0; static double maxwall = 60, waitwall = 30;
 
 typedef struct { char *p; size_t len, cap, off; } buf;
@@ -112,14 +114,14 @@ static int in_frames(conn *c) {
         if (cl) { long L = atol(cl + 16); if (bod + L + 1 > e) break; end = bod + L; }
         else { end = memchr(bod, 0, e - bod); if (!end) break; }
         if (*p == 'M') {
-            received++; c->got++;
+            received++; c->got++; if (drain && received > msgs) { p = end + 1; continue; } /* its prefetch goes back to the queue */
             if (bod[0] == 'T' && rate > 0) { uint64_t t = strtoull(bod + 1, NULL, 10); if (nlat < caplat) lat[nlat++] = (now() - t) / 1000; }
             if (ackmode[0] == 'c' && (ackmode[6] == '-' || c->got % 64 == 0)) {
                 char *ak = memmem(p, h - p + 1, "\nack:", 5);
                 if (ak) { char *el = memchr(ak + 5, '\n', h + 1 - ak - 5); char b[600]; int n = snprintf(b, sizeof b, "ACK\nid:%.*s\n\n", (int)(el - ak - 5), ak + 5); puts_(c, b, n + 1); }
             }
         } else if (!strncmp(p, "CONNECTED", 9)) { c->state = CONNECTED; }
-        else if (!strncmp(p, "RECEIPT", 7)) { receipts_got++; if (c->pub) c->acked += receipts ? receipts : 1; else c->state = SUBSCRIBED; }
+        else if (!strncmp(p, "RECEIPT", 7)) { receipts_got++; if (c->pub) c->acked += receipts ? receipts : 1; else { c->acked++; c->state = SUBSCRIBED; } }
         else if (!strncmp(p, "ERROR", 5)) { if (errors_++ < 3) fprintf(stderr, "ERROR frame: %.*s\n", (int)(end - p), p); }
         p = end + 1;
     }
@@ -172,7 +174,10 @@ int main(int ac, char **av) {
         if (!strcmp(av[i], "--max")) { maxwall = atof(av[++i]); continue; }
         fprintf(stderr, "unknown %s\n", av[i]); return 1;
     }
-    int queue = !strcmp(mode, "queue"), latency = !strcmp(mode, "latency"), conns = !strcmp(mode, "conns");
+    int single = !strcmp(mode, "receipt"), latency = !strcmp(mode, "latency"), conns = !strcmp(mode, "conns");
+    drain = !strcmp(mode, "drain"); int queue = drain || single || !strcmp(mode, "queue");
+    if (drain) npub = 0;
+    if (single) npub = 1, nsub = 0;
     if (!dprefix) { static char d[64]; sprintf(d, queue ? "/queue/b%d." : "/topic/b%d.", (int)getpid()); dprefix = d; }
     if (latency && rate <= 0) rate = 1000; if (!latency) rate = 0;
     if (latency && size < 24) size = 24;
@@ -189,16 +194,26 @@ int main(int ac, char **av) {
         fflush(stdout); step("held"); if (secs) { t0 = now(); while (now() - t0 < secs * 1e9) pump(50); }
         return 0;
     }
-    if (nsub) { for (int i = 0; i < nsub; i++) subscribe(&cs[i]); wait_state(SUBSCRIBED, 0, nsub, "SUBSCRIBE receipts"); }
+    if (nsub && !drain) { for (int i = 0; i < nsub; i++) subscribe(&cs[i]); wait_state(SUBSCRIBED, 0, nsub, "SUBSCRIBE receipts"); }
     { uint64_t s = now(); while (now() - s < settle_ms * 1000000ull) pump(10); }
     received = 0; receipts_got = 0;
-    long per = msgs / npub, total = per * npub, expect = 0;
+    long per = npub ? msgs / npub : 0, total = per * npub, expect = 0;
     if (latency) { per = rate * secs / npub; total = per * npub; }
     for (int i = 0; i < npub; i++) { int t = i % ntopic; int subs = 0; for (int j = 0; j < nsub; j++) if (j % ntopic == t) subs++; expect += queue ? (subs ? per : 0) : per * subs; }
     if (dests) expect = total;
-    caplat = latency ? expect + 1 : 0; lat = caplat ? malloc(caplat * 4) : NULL;
+    if (drain) expect = msgs;
+    caplat = latency ? expect + 1 : single ? total : 0; lat = caplat ? malloc(caplat * 4) : NULL;
     char *fb = malloc(size + 1024); step("start"); double cpu0 = cpu_s(); t0 = now(); uint64_t last = t0, lastgot = 0, tsent = 0; long sent = 0;
-    for (;;) {
+    /* Subscribing belongs to draining: what it subscribes to arrives at once. */
+    if (drain) { for (int i = 0; i < nsub; i++) subscribe(&cs[i]); wait_state(SUBSCRIBED, 0, nsub, "SUBSCRIBE receipts"); receipts_got = 0; last = now(); }
+    double stall = drain || !nsub ? waitwall * 1e9 : 5e9;
+    while (single && sent < total && cs[0].state != DONE && now() - t0 < maxwall * 1e9) {
+        char r[32]; sprintf(r, "r%ld", sent); int n = build(fb, 0, r, 0);
+        uint64_t t = now(); puts_(&cs[0], fb, n); flush_(&cs[0]); sent++;
+        while (receipts_got < sent && cs[0].state != DONE && now() - t0 < maxwall * 1e9) pump(100);
+        last = now(); if (receipts_got == sent) lat[nlat++] = (last - t) / 1000;
+    }
+    while (!single) {
         uint64_t t = now(); sent = 0;
         for (int i = nsub; i < nc; i++) {
             conn *c = &cs[i]; if (c->state == DONE) { sent += c->sent; continue; }
@@ -216,11 +231,19 @@ int main(int ac, char **av) {
         if ((uint64_t)received != lastgot) { lastgot = received; last = now(); }
         if (received >= expect && sent >= total && (nsub || !receipts || receipts_got >= total / receipts)) { if (!nsub) last = now(); break; }
         if (now() - t0 > maxwall * 1e9) break;
-        if (sent >= total && now() - last > 5e9 && now() - tsent > 5e9) break;
+        if (sent >= total && now() - last > stall && now() - tsent > stall) break;
+    }
+    if (drain) { /* a broker handles the frames of a connection in order: this receipt comes when the ACKs are done */
+        for (int i = 0; i < nsub; i++) if (cs[i].state != DONE) { puts_(&cs[i], "DISCONNECT\nreceipt:bye\n\n", 25); flush_(&cs[i]); }
+        for (uint64_t s = now(); now() - s < waitwall * 1e9; pump(20)) {
+            int left = 0; for (int i = 0; i < nsub; i++) left += cs[i].state != DONE && cs[i].acked < 2;
+            if (!left) break;
+        }
+        last = now();
     }
     double el = (last - t0) / 1e9, cpu = cpu_s() - cpu0;
-    printf("{\"mode\":\"%s\",\"pubs\":%d,\"subs\":%d,\"topics\":%d,\"size\":%d,\"sent\":%ld,\"received\":%ld,\"expected\":%ld,\"secs\":%.3f,\"sent_per_s\":%.0f,\"recv_per_s\":%.0f,\"errors\":%ld,\"closed\":%ld,\"gen_cpu_s\":%.2f",
-           mode, npub, nsub, ntopic, size, sent, received, expect, el, sent / (tsent ? (tsent - t0) / 1e9 : el), received / el, errors_, closed_, cpu);
+    printf("{\"mode\":\"%s\",\"pubs\":%d,\"subs\":%d,\"topics\":%d,\"size\":%d,\"sent\":%ld,\"received\":%ld,\"expected\":%ld,\"secs\":%.3f,\"sent_per_s\":%.0f,\"recv_per_s\":%.0f,\"receipts\":%ld,\"errors\":%ld,\"closed\":%ld,\"gen_cpu_s\":%.2f",
+           mode, npub, nsub, ntopic, size, sent, received, expect, el, sent / (tsent > t0 ? (tsent - t0) / 1e9 : el), received / el, receipts_got, errors_, closed_, cpu);
     if (nlat) { qsort(lat, nlat, 4, cmp); printf(",\"p50_us\":%u,\"p90_us\":%u,\"p99_us\":%u,\"p999_us\":%u,\"max_us\":%u", lat[nlat / 2], lat[nlat * 9 / 10], lat[nlat * 99 / 100], lat[nlat * 999 / 1000], lat[nlat - 1]); }
     printf("}\n"); fflush(stdout); step("end"); return 0;
 }

@@ -7,13 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from brokers import Broker
+from brokers import Broker, Setup
 from generator import natsbench, run_generator, stompbench
 from processes import BenchError, machine_busy_seconds
 
-__all__ = ["Connections", "HeaderFlood", "IdleMemory", "Latency", "Metrics", "Scenario", "Throughput"]
+__all__ = [
+    "BEST_RIVAL",
+    "Connections",
+    "HeaderFlood",
+    "IdleMemory",
+    "Latency",
+    "Metrics",
+    "Sample",
+    "Scenario",
+    "Throughput",
+]
 
 Metrics = dict[str, float]
+BEST_RIVAL = "the best rival"
 _MIB = 1024 * 1024
 _LOGIN_SECONDS = 90  # for thousands of connections to log in and subscribe
 
@@ -35,7 +46,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Scenario:
-    """One workload. `headline`: the metric compared across brokers; `skip`: why a broker is left out."""
+    """One workload. `headline`: the metric compared across brokers; `skip`: why a broker is left out.
+
+    `goal_ratios`: by rival, how many times better Stampede shall be (`BEST_RIVAL`: than the best of them);
+    `goal_values`: by metric, the limit; `goal_flat`: by metric, the most it may be of that at the first point of the
+    `series`. `setup`: what the brokers are configured for. `by_name_only`: left out of "all" and of prefixes.
+    """
 
     name: str
     title: str
@@ -44,6 +60,9 @@ class Scenario:
     goal_values: Mapping[str, float] = field(default_factory=dict)
     skip: Mapping[str, str] = field(default_factory=dict)
     series: tuple[str, int] | None = None
+    goal_flat: Mapping[str, float] = field(default_factory=dict)
+    setup: Setup = Setup.DEFAULT
+    by_name_only: bool = False
     fresh = False  # a new broker process for every round
 
     def warm_up(self, broker: Broker, seconds: float) -> Any:
@@ -87,8 +106,8 @@ class Throughput(Scenario):
             command, limit + _LOGIN_SECONDS + 60, lambda step: samples.update({step: Sample.take(broker)})
         )
         start, end = samples["start"], samples["end"]
-        if not result["received"]:
-            raise BenchError(f"nothing arrived: {result}")
+        if not result["received"] or result.get("errors"):
+            raise BenchError(f"nothing arrived, or ERROR frames did: {result}")
         cpu, wall = end.cpu - start.cpu, end.at - start.at
         other = end.busy - start.busy - cpu - result["gen_cpu_s"]
         metrics = {

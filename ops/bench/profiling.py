@@ -1,0 +1,120 @@
+"""Where the time of Stampede's workers goes: py-spy's samples, each charged to a part of the broker.
+
+A sample belongs to the innermost frame of our own files: what SQLite, ZeroMQ or uvloop do is charged to their caller.
+Only threads that are on a processor are sampled, so waiting for the disk or for work is not counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from processes import BenchError
+
+__all__ = ["OTHER", "PARTS", "charged_to", "part_of", "profiled", "shares"]
+
+_ROOT = Path(__file__).resolve().parents[2]
+_RATE = 200  # samples a second and process
+_PATIENCE = 20.0
+
+OTHER = "other"
+_PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("parsing", ("worker/ingest", "worker/routes", "common/codec", "common/frame", "common/destination")),
+    ("queue", ("worker/queues",)),
+    ("backplane", ("worker/backplane",)),
+    ("store", ("worker/store",)),
+    ("routing and writing", ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow")),
+    ("event loop", ("worker/__main__", "worker/process")),
+)
+PARTS = (*(part for part, _ in _PREFIXES), OTHER)
+_FRAME = re.compile(r".* \((?P<path>.+\.py):\d+\)$")
+
+
+def _own_path(frame: str) -> str | None:
+    """`worker/ingest.py` of a frame such as `feed (/srv/x/worker/ingest.py:12)`; None when it is not ours."""
+    found = _FRAME.match(frame)
+    if found is None or not found["path"].startswith(f"{_ROOT}/"):
+        return None
+    path = found["path"].removeprefix(f"{_ROOT}/")
+    return path if path.startswith(("worker/", "common/")) else None
+
+
+def charged_to(stack: str) -> str:
+    """The file a collapsed stack (outermost frame first, separated by `;`) is charged to; empty when none is ours."""
+    return next((path for frame in reversed(stack.split(";")) if (path := _own_path(frame))), "")
+
+
+def part_of(path: str) -> str:
+    """The part of the broker a file such as `worker/ingest.py` belongs to."""
+    return next((part for part, prefixes in _PREFIXES if path.startswith(prefixes)), OTHER)
+
+
+def shares(lines: Iterable[str]) -> dict[str, Any]:
+    """From py-spy's raw format (`STACK COUNT`): share (0 to 1) of every part and file (`files`), and `samples`."""
+    counts: Counter[str] = Counter()
+    for line in lines:
+        stack, _, count = line.rpartition(" ")
+        if stack:
+            counts[charged_to(stack)] += int(count)
+    total = max(1, counts.total())
+    parts = dict.fromkeys(PARTS, 0.0)
+    for path, number in counts.items():
+        parts[part_of(path)] += number / total
+    files = {path or "none of ours": round(number / total, 4) for path, number in counts.most_common()}
+    return {**parts, "files": files, "samples": counts.total()}
+
+
+def _program() -> str:
+    path = shutil.which("py-spy", path=f"{_ROOT}/.venv/bin:{os.environ.get('PATH', '')}")
+    if path is None:
+        raise BenchError("--profile needs py-spy: .venv/bin/pip install py-spy")
+    return path
+
+
+def _await_sampling(recorder: subprocess.Popen[bytes], pid: int) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    seen = b""
+    if recorder.stdout is None:
+        raise BenchError("py-spy was started without a pipe")
+    while b"Sampling process" not in seen:
+        ready, _, _ = select.select([recorder.stdout], [], [], max(0.0, deadline - time.monotonic()))
+        chunk = os.read(recorder.stdout.fileno(), 4096) if ready else b""
+        if not chunk:
+            raise BenchError(f"py-spy does not sample process {pid}: {seen.decode(errors='replace').strip()}")
+        seen += chunk
+
+
+@contextlib.contextmanager
+def profiled(pids: Iterable[int], result: dict[str, Any]) -> Iterator[None]:
+    """Sample the processes while the body runs; fills `result` with what `shares` says of them together."""
+    program = _program()
+    with tempfile.TemporaryDirectory(prefix="bench-profile-") as folder, contextlib.ExitStack() as stack:
+        recorders: list[subprocess.Popen[bytes]] = []
+        for pid in pids:
+            command = [program, "record", "--format", "raw", "--full-filenames", "--rate", str(_RATE)]
+            command += ["--pid", str(pid), "--duration", "unlimited", "--output", f"{folder}/{pid}"]
+            recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
+            stack.enter_context(recorder)
+            stack.callback(recorder.kill)
+            recorders.append(recorder)
+            _await_sampling(recorder, pid)
+        yield
+        for recorder in recorders:
+            recorder.send_signal(signal.SIGINT)
+        for recorder in recorders:
+            output, _ = recorder.communicate(timeout=_PATIENCE)
+            if recorder.returncode != 0:
+                raise BenchError(f"py-spy failed: {output.decode(errors='replace').strip()}")
+        texts = [path.read_text() for path in sorted(Path(folder).iterdir())]
+    result.update(shares(line for text in texts for line in text.splitlines()))
