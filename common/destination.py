@@ -11,8 +11,10 @@ from typing import Generic, TypeVar
 
 from common.errors import ErrorCode, StompError
 
-__all__ = ["PatternTrie", "check_destination", "dead_letter_queue", "is_pattern", "literal_prefix", "split"]
+__all__ = ["QUEUE", "PatternTrie", "check_destination", "dead_letter_queue", "is_pattern", "literal_prefix", "split"]
 
+QUEUE = b"/queue/"
+"""What the name of every queue starts with; all other destinations are topics."""
 _WILD = frozenset({b"*", b"#", b">"})
 T = TypeVar("T")
 
@@ -35,7 +37,7 @@ def is_pattern(destination: bytes) -> bool:
 
 def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bool) -> None:
     """Raise StompError `bad-destination` for an empty or over-long destination, control characters, a wildcard
-    where none may stand, or a `>` that is not last; `not-supported` for a kind this version does not have."""
+    where none may stand, or a `>` that is not last."""
     problem = None
     if not destination:
         problem = "it is empty"
@@ -43,22 +45,18 @@ def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bo
         problem = f"it has {len(destination)} bytes, the limit is {max_bytes} (limits.destination_bytes)"
     elif b"\n" in destination or b"\r" in destination or b"\0" in destination:
         problem = "it holds a line break or NUL"
+    elif destination == QUEUE:
+        problem = "the name of the queue is missing"
     elif is_pattern(destination):
-        if not pattern_allowed:
+        if destination.startswith(QUEUE):
+            problem = "a subscription takes one queue, not a pattern; '*', '#' and '>' are for topics"
+        elif not pattern_allowed:
             problem = "a message goes to one destination, not to a pattern; '*', '#' and '>' are for SUBSCRIBE"
         elif b">" in split(destination)[:-1]:
             problem = "'>' may only be the last word; '#' stands for any words in the middle"
     if problem:
         shown = destination[:80].decode(errors="replace")
         raise StompError(ErrorCode.BAD_DESTINATION, "bad destination", f"destination {shown!r}: {problem}")
-    if destination.startswith(b"/queue/"):
-        shown = destination[:80].decode(errors="replace")
-        raise StompError(
-            ErrorCode.NOT_SUPPORTED,
-            "queues are not supported by this version",
-            f"destination {shown!r}: nothing was stored or subscribed; "
-            "every destination that does not start with /queue/ is a topic",
-        )
 
 
 def literal_prefix(pattern: bytes) -> bytes:

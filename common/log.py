@@ -89,6 +89,8 @@ class Event(StrEnum):
     """A worker's links to all of its siblings are up."""
     BACKPLANE_LOST = "backplane.lost"
     """A sibling left."""
+    QUEUE_DEAD_LETTERED = "queue.dead-lettered"
+    """Messages were dead-lettered: from `queue`, how many, for what `reason`, and where `to`."""
     DRAIN_FINISHED = "drain.finished"
     """A worker has said goodbye to all of its clients."""
     STORE_OPENED = "store.opened"

@@ -11,12 +11,17 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from common.acknowledgement import AckMode
-from common.destination import check_destination
+from common.codec import escape
+from common.destination import QUEUE, check_destination
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
 from common.selector import Selector
+from worker.acceptance import refuse
 from worker.ingest import Assembly
+from worker.queues.headers import Nack, parse_nack, queue_subscription
+from worker.queues.letters import Outcome
+from worker.queues.subscription import QueueSubscription
 from worker.router import Subscription
 
 if TYPE_CHECKING:
@@ -93,14 +98,21 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
             f"{_SEARCHED} on this connection, the limit of STOMP 1.0, whose ACK names no subscription; use 1.1 or 1.2",
         )
     number = connection.next_number()
-    subscription = Subscription(connection, id, number, mode, version, selector)
+    receipt = frame.get("receipt")
+    subscription: Subscription
+    if destination.startswith(QUEUE):
+        subscription = queue_subscription(core, connection, frame, destination, id, number, mode)
+    else:
+        subscription = Subscription(connection, destination, id, number, mode, version, selector)
     subscriptions[key] = subscription
     if mode is not AckMode.AUTO:
         connection.tracked[number] = subscription
     if selector is not None:
         connection.selector_cost += selector.cost
+    if isinstance(subscription, QueueSubscription):
+        core.queues.subscribe(subscription, receipt)
+        return
     entry = core.router.subscribe(destination, subscription)
-    receipt = frame.get("receipt")
     if not entry.routed:
         # Also without a receipt of its own: a later one says that this frame was processed, too.
         entry.waiting.append(connection.hold_receipt(receipt))
@@ -135,11 +147,7 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         key = f"\0{destination}"
         if key not in connection.subscriptions:
             key = next(
-                (
-                    other
-                    for other, each in connection.subscriptions.items()
-                    if each.entry is not None and each.entry.name == destination.encode()
-                ),
+                (other for other, each in connection.subscriptions.items() if each.name == destination.encode()),
                 key,
             )
     else:
@@ -155,16 +163,19 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         del connection.tracked[subscription.number]
     if subscription.selector is not None:
         connection.selector_cost -= subscription.selector.cost
-    last = core.router.unsubscribe(subscription)
     receipt = frame.get("receipt")
+    if isinstance(subscription, QueueSubscription):
+        core.queues.unsubscribe(subscription, connection.hold_receipt(receipt))
+        return
+    last = core.router.unsubscribe(subscription)
     if last:
         core.backplane.barrier(connection.hold_receipt(receipt).release)
     elif receipt is not None:
         connection.receipt(receipt)
 
 
-def _settle(core: Core, connection: Connection, frame: Frame) -> None:
-    """ACK and NACK: a topic keeps no copy to deliver again, so both settle."""
+def _settle(core: Core, connection: Connection, frame: Frame, nack: Nack | None = None) -> None:
+    """ACK and NACK. A topic keeps no copy to deliver again, so there both settle."""
     subscription, message_id = _delivery(connection, frame)
     name = frame.get("transaction")
     if name is not None:
@@ -179,7 +190,17 @@ def _settle(core: Core, connection: Connection, frame: Frame) -> None:
             "that acknowledges, or is settled already",
         )
     if name is not None:
-        connection.open_transactions().add_settlement(name, subscription, settled)
+        connection.open_transactions().add_settlement(name, subscription, settled, nack)
+    elif isinstance(subscription, QueueSubscription):
+        receipt = frame.get("receipt")
+        # Without a receipt of its own it holds up no later one: that speaks for the frame, not for the disk.
+        ticket = None if receipt is None else connection.hold_receipt(receipt)
+        ids = [id for _, id in settled]
+        if nack is None:
+            core.queues.settle(subscription, ids, ticket)
+        else:
+            core.queues.nack(subscription, ids, nack, ticket)
+        return
     _receipt(connection, frame)
 
 
@@ -213,7 +234,7 @@ def _is_pending(subscription: Subscription, message_id: bytes) -> bool:
 def _nack(core: Core, connection: Connection, frame: Frame) -> None:
     if connection.version is Version.V1_0:
         raise StompError(ErrorCode.UNKNOWN_COMMAND, "unknown command", "STOMP 1.0 has no NACK; connect with 1.1 or 1.2")
-    _settle(core, connection, frame)
+    _settle(core, connection, frame, parse_nack(frame))
 
 
 def _begin(core: Core, connection: Connection, frame: Frame) -> None:
@@ -223,12 +244,28 @@ def _begin(core: Core, connection: Connection, frame: Frame) -> None:
 
 def _commit(core: Core, connection: Connection, frame: Frame) -> None:
     transaction = connection.open_transactions().end(_required(frame, "transaction"))
-    if transaction.sends:
-        assembly = Assembly(core.ids.next_prefix())
-        for route, body in transaction.sends:
-            assembly.add(route, body)
-        core.dispatch(connection, assembly.batches)
-    _receipt(connection, frame)
+    assembly = Assembly(core.ids.next_prefix())
+    for route, body in transaction.sends:
+        assembly.add(route, body)
+    parts = core.queues.parts(assembly.batches, transaction.settled)
+    topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUE)}
+    if not parts:
+        core.dispatch(connection, topics, [])
+        _receipt(connection, frame)
+        return
+    ticket = connection.hold_receipt(frame.get("receipt"))
+
+    def done(outcome: Outcome) -> None:
+        if outcome.refused is not None:
+            receipt = frame.get("receipt")
+            line = "" if receipt is None else f"\nreceipt:{escape(receipt, _version(connection))}"
+            refuse(connection, outcome, line.encode(), b"COMMIT")
+            return
+        core.publish(topics)
+        ticket.release()
+
+    core.queues.commit(parts, done)
+    core.queues.flush()
 
 
 def _abort(core: Core, connection: Connection, frame: Frame) -> None:

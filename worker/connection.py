@@ -22,6 +22,7 @@ from worker.transactions import Transactions
 
 if TYPE_CHECKING:
     from worker.core import Core
+    from worker.queues.subscription import QueueSubscription
     from worker.router import Subscription
     from worker.settings import ListenerSettings
 
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         "partial_wanted",
         "paused_on",
         "peer_eof",
+        "queues",
         "reason",
         "receipts",
         "selector_cost",
@@ -87,6 +89,7 @@ class Connection(asyncio.Protocol):
         self.transactions: Transactions | None = None
         self.receipts: deque[Ticket] | None = None
         self.outbox: Outbox | None = None
+        self.queues: dict[int, QueueSubscription] | None = None
         self.dropped = 0
         self.paused_on: set[bytes] | None = None
         self.opened_at = core.now()
@@ -132,6 +135,7 @@ class Connection(asyncio.Protocol):
                 CloseReason.INTERNAL_ERROR,
             )
             return
+        self.core.queues.end_of_read()
         if len(data) >= _FULL_READ and self.paused_on is None and not self.deaf:
             # libuv reads a full socket 32 times before it looks at another: one turn for each read, for all.
             self.transport.pause_reading()
@@ -162,6 +166,8 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         if self.outbox is None:
             self.outbox = Outbox(self)
+            if self.queues:
+                self.core.queues.congested(self)
         else:
             self.outbox.congested = True
 
@@ -170,6 +176,8 @@ class Connection(asyncio.Protocol):
             self.outbox = None
             if self.closing:
                 self._half_close()
+            elif self.queues:
+                self.core.queues.drained(self)
 
     # --- reading
 
@@ -236,9 +244,10 @@ class Connection(asyncio.Protocol):
     def hold_receipt(self, receipt: str | None) -> Ticket:
         """Take a place in the line of RECEIPTs, for none if the frame asked for none; released when the effect is
         there."""
-        return self._hold(lambda: self._send_receipt(receipt))
+        return self.hold(lambda: self._send_receipt(receipt))
 
-    def _hold(self, send: Callable[[], None]) -> Ticket:
+    def hold(self, send: Callable[[], None]) -> Ticket:
+        """Take a place in the line of RECEIPTs for what `send` writes."""
         if self.receipts is None:
             self.receipts = deque()
         ticket = hold(self.receipts, send)
@@ -376,7 +385,7 @@ class Connection(asyncio.Protocol):
         # No frame counts after DISCONNECT (1.2 section DISCONNECT), also while its RECEIPT has to wait.
         self.deaf = True
         if self.receipts:
-            self._hold(end).release()
+            self.hold(end).release()
         else:
             end()
 
@@ -406,6 +415,7 @@ class Connection(asyncio.Protocol):
             self.core.unblock(self._line, self)
         for subscription in self.subscriptions.values():
             self.core.router.unsubscribe(subscription)
+        self.core.queues.left(self)
         self.subscriptions = {}
         self.tracked = {}
         self.transactions = None

@@ -12,17 +12,20 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from common.destination import QUEUE
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.log import Event, EventLog, Level
 from common.negotiation import HeartBeat
 from common.timerwheel import TimerWheel
+from worker.acceptance import Acceptance
 from worker.backplane.interface import Backplane, Batch
 from worker.commands import COMMANDS
 from worker.connection import Connection
 from worker.flow import EVERYTHING, FlowControl
-from worker.ingest import Ingest, MessageIds
+from worker.ingest import Ingest, MessageIds, Sent
 from worker.inspection import Inspector
+from worker.queues.service import Queues
 from worker.router import Gathered, Router
 from worker.routes import Route
 from worker.settings import Settings
@@ -51,12 +54,14 @@ class Core:
         ids: MessageIds,
         session_prefix: str,
         make_backplane: Callable[[Core], Backplane],
+        make_queues: Callable[[Core], Queues],
     ) -> None:
         self.settings = settings
         self.log = log
         self.ids = ids
         self.soon = loop.call_soon
         self.now = loop.time
+        self.later = loop.call_later
         self._loop = loop
         self._session_prefix = session_prefix
         self._numbers = 0
@@ -71,6 +76,7 @@ class Core:
             settings.destination_bytes,
             settings.header_cache_bytes,
         )
+        self.queues = make_queues(self)
         # Not a set: a listing goes by their order, which is that of their numbers.
         self.connections: dict[Connection, None] = {}
         self.inspector = Inspector(self)
@@ -98,6 +104,7 @@ class Core:
         self.ingest.configure(
             settings.limits, settings.login_limits, settings.destination_bytes, settings.header_cache_bytes
         )
+        self.queues.configure()
         for connection in list(self.connections):
             connection.reconfigure()
 
@@ -206,29 +213,47 @@ class Core:
 
     # --- the hot path's handlers
 
-    def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
+    def dispatch(self, connection: Connection, batches: dict[bytes, Batch], receipts: list[Sent]) -> None:
         deliver = self.router.deliver
         backplane = self.backplane
+        acceptance = Acceptance(connection, receipts) if receipts else None
+        queues = False
         # One destination needs no gathering: what it writes to a connection is one piece already.
         gathered: Gathered | None = None if len(batches) == 1 else {}
         for destination, batch in batches.items():
             self.messages_in += len(batch.items)
+            if destination.startswith(QUEUE):
+                queues = True
+                self.queues.send(connection, destination, batch, acceptance)
+                continue
+            if acceptance is not None:
+                acceptance.routed(destination, self.router.audience(destination))
             deliver(destination, batch, gathered)
             if backplane.interested(destination):
                 backplane.publish(destination, batch)
         if gathered:
             _write_out(gathered)
+        if queues:
+            self.queues.flush()
+        if acceptance is not None:
+            acceptance.begun()
         if self.flow.blocked:
-            self.flow.pause_for(connection, batches)
+            held_up = {self.queues.holding_up(each) for each in batches if each.startswith(QUEUE)} if queues else ()
+            self.flow.pause_for(connection, (*batches, *held_up))
+
+    def publish(self, batches: dict[bytes, Batch]) -> None:
+        """Deliver `batches` to topics, whoever sent them and is or is not there any more."""
+        for destination, batch in batches.items():
+            self.messages_in += len(batch.items)
+            self.router.deliver(destination, batch)
+            if self.backplane.interested(destination):
+                self.backplane.publish(destination, batch)
 
     def command(self, connection: Connection, frame: Frame) -> None:
         COMMANDS[frame.command](self, connection, frame)
 
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
         connection.open_transactions().add_send(route, body)
-
-    def receipt(self, connection: Connection, receipt: str) -> None:
-        connection.receipt(receipt)
 
     def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:
         connection.fail(error, CloseReason.PROTOCOL_ERROR, head)
@@ -252,7 +277,8 @@ class Core:
             )
 
     def greet(self, slot: int) -> None:
-        """A sibling is new and has not heard what is held up here."""
+        """A sibling is new and has not heard what is held up here, nor who consumes its queues."""
+        self.queues.greet(slot)
         for destination in self.flow.blocked_here():
             self.backplane.send(slot, ["blocked", destination])
 
@@ -269,6 +295,7 @@ class Core:
 
     def on_round_end(self) -> None:
         _write_out(self._from_siblings)
+        self.queues.flush()
 
     def on_message(self, slot: int, message: Any) -> None:
         match message:
@@ -276,6 +303,8 @@ class Core:
                 self.flow.block(destination, slot, local=False)
             case ["unblocked", bytes(destination)]:
                 self.flow.unblock(destination, slot, local=False)
+            case [str(), *_] if self.queues.on_letter(slot, message):
+                pass
             case _:
                 self.log.error(
                     Event.INTERNAL_ERROR, what="unknown backplane message", sibling=slot, got=repr(message)[:200]
@@ -299,6 +328,7 @@ class Core:
     def on_sibling_lost(self, slot: int, incarnation: int) -> None:
         self.log.info(Event.BACKPLANE_LOST, sibling=slot, incarnation=incarnation)
         self.flow.unblock_all(slot)
+        self.queues.lost(slot)
 
     # --- what the operator sees
 

@@ -7,7 +7,7 @@ message-id is encoded once, and the messages of a read to one destination leave 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.codec import (
     HEAD_END,
@@ -29,27 +29,34 @@ from worker.routes import Route, RouteCache
 if TYPE_CHECKING:
     from worker.connection import Connection
 
-__all__ = ["Assembly", "Handlers", "Ingest", "MessageIds"]
+__all__ = ["Assembly", "Handlers", "Ingest", "MessageIds", "Sent"]
 
 _SEQUENCE = [b"%d" % number for number in range(4096)]
 _NO_ROUTES: dict[bytes, Route] = {}
 _NO_ROUTE = Route(b"", 0, b"")
 
 
+class Sent(NamedTuple):
+    """A SEND that asked for a RECEIPT: `place` in the batch of its destination. Without a destination it waits for its
+    COMMIT, and only the frame was taken."""
+
+    receipt: str
+    destination: bytes = b""
+    place: int = 0
+    message_id: bytes = b""
+
+
 class Handlers(Protocol):
     """What the hot path calls for everything that is not a plain SEND."""
 
-    def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
-        """Deliver `batches`, in their order, to whoever subscribed."""
+    def dispatch(self, connection: Connection, batches: dict[bytes, Batch], receipts: list[Sent]) -> None:
+        """Deliver `batches`, in their order, to whoever subscribed, and answer `receipts` once that is so."""
 
     def command(self, connection: Connection, frame: Frame) -> None:
         """Act on a frame; raises StompError for one that cannot be accepted."""
 
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
         """Keep a SEND for its transaction; `body` ends with NUL."""
-
-    def receipt(self, connection: Connection, receipt: str) -> None:
-        """Answer one RECEIPT, after everything dispatched before."""
 
     def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:
         """Answer ERROR for the frame that starts with `head`, and close."""
@@ -79,6 +86,11 @@ class Assembly:
         self.count = 0
         self.batches: dict[bytes, Batch] = {}
 
+    def sent(self, receipt: str, destination: bytes) -> Sent:
+        """The message that was added last, which asked for `receipt`."""
+        place = len(self.batches[destination].items) - 1
+        return Sent(receipt, destination, place, b"%b%d" % (self.prefix, self.count - 1))
+
     def list_for(self, destination: bytes) -> list[bytes] | None:
         """The list that takes the items of `simple` routes to `destination`, or None where versions differ."""
         batch = self.batches.get(destination)
@@ -88,6 +100,8 @@ class Assembly:
 
     def add(self, route: Route, body: bytes) -> None:
         """Add one message of any route; `body` ends with NUL."""
+        # A simple route may have no other attributes.
+        traits = None if route.simple else route.traits
         batch = self.batches.get(route.destination)
         if batch is None:
             batch = self.batches[route.destination] = Batch(self.prefix, [])
@@ -98,6 +112,10 @@ class Assembly:
             size = len(body) - 1
             body = b"content-length:%d\n\n%b" % (size, body) if size else b"\n\0"
         tails = None if route.simple else route.tails
+        if traits is not None:
+            if batch.traits is None:
+                batch.traits = {}
+            batch.traits[len(batch.items)] = traits
         if tails is not None and batch.by_version is None:
             batch.by_version = (batch.items.copy(), batch.items.copy(), batch.items)
         if batch.by_version is None:
@@ -145,7 +163,7 @@ class Ingest:
                 return
             data = joined
         assembly = Assembly(self._ids.next_prefix())
-        receipts: list[str] = []
+        receipts: list[Sent] = []
         self._at = 0
         try:
             self._frames(connection, data, assembly, receipts)
@@ -157,19 +175,16 @@ class Ingest:
             return
         self._flush(connection, assembly, receipts)
 
-    def _flush(self, connection: Connection, assembly: Assembly, receipts: list[str]) -> None:
-        if assembly.batches:
-            self._handlers.dispatch(connection, assembly.batches)
+    def _flush(self, connection: Connection, assembly: Assembly, receipts: list[Sent]) -> None:
+        if assembly.batches or receipts:
+            self._handlers.dispatch(connection, assembly.batches, receipts.copy())
+            receipts.clear()
             # Ids must not repeat should more of this read follow; the batches are the receivers' from here on.
             assembly.batches = {}
             assembly.prefix = self._ids.next_prefix()
             assembly.count = 0
-        if receipts:
-            for receipt in receipts:
-                self._handlers.receipt(connection, receipt)
-            receipts.clear()
 
-    def _frames(self, connection: Connection, data: bytes, assembly: Assembly, receipts: list[str]) -> None:
+    def _frames(self, connection: Connection, data: bytes, assembly: Assembly, receipts: list[Sent]) -> None:
         pos = 0
         size = len(data)
         find = data.find
@@ -253,10 +268,12 @@ class Ingest:
                 self._flush(connection, assembly, receipts)
                 self._handlers.transacted_send(connection, route, body)
                 head = None
-            else:
-                assembly.add(route, body)
+                if route.receipt is not None:
+                    receipts.append(Sent(route.receipt))
+                continue
+            assembly.add(route, body)
             if route.receipt is not None:
-                receipts.append(route.receipt)
+                receipts.append(assembly.sent(route.receipt, route.destination))
 
     def _cache_of(self, connection: Connection) -> tuple[RouteCache | None, dict[bytes, Route]]:
         if connection.version is None:
@@ -271,7 +288,7 @@ class Ingest:
         pos: int,
         body_at: int,
         assembly: Assembly,
-        receipts: list[str],
+        receipts: list[Sent],
     ) -> int:
         """Handle the frame at `pos`; returns where the next starts, or -1 if this one is incomplete."""
         version = connection.version

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from common.codec import unescape
+from common.codec import encode_headers, unescape
 from common.negotiation import Version
 from worker.backplane.interface import Batch
 
-__all__ = ["choose", "read_headers"]
+__all__ = ["choose", "read_headers", "translate"]
 
 
 def read_headers(batch: Batch) -> list[dict[str, str]]:
@@ -43,3 +43,17 @@ def choose(batch: Batch, places: list[int]) -> Batch:
     return Batch(
         batch.id_prefix, items, ([oldest[place] for place in places], [middle[place] for place in places], items)
     )
+
+
+def translate(frame: bytes, version: Version) -> bytes:
+    """`frame`, a message from its id on in 1.2 form, in the form of an older `version`."""
+    end = frame.index(b"\n\n")
+    head = frame[:end]
+    if b"\\" not in head:
+        return frame
+    id, _, block = head.partition(b"\n")
+    headers = []
+    for line in block.decode().split("\n"):
+        name, _, value = line.partition(":")
+        headers.append((unescape(name, Version.V1_2), unescape(value, Version.V1_2)))
+    return id + b"\n" + encode_headers(headers, version)[:-1] + frame[end:]

@@ -47,6 +47,11 @@ class Outbox:
         if self.size > connection.core.settings.outbox_high and not connection.closing:
             self._block(b"\0%d" % connection.number)
 
+    def keep(self, blob: bytes) -> None:
+        """Take what the client's own prefetch let through: that bounds it, and nobody else waits for it."""
+        self._chunks.append(blob)
+        self.size += len(blob)
+
     def offer(self, blob: bytes, destination: bytes, count: int, policy: str) -> None:
         """Take a batch of `count` messages, or do as the slow-consumer `policy` of its destination says."""
         if self._given_up:

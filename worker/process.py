@@ -39,7 +39,10 @@ from worker.connection import Connection
 from worker.control import ControlChannel
 from worker.core import Core
 from worker.ingest import MessageIds
+from worker.queues.service import Queues
 from worker.settings import ListenerSettings, Settings
+from worker.store.interface import Store, StoreError
+from worker.store.sqlite import SqliteStore
 
 __all__ = ["WorkerProcess"]
 
@@ -54,6 +57,7 @@ class WorkerProcess:
         self._control: ControlChannel | None = None
         self._start: Start | None = None
         self._core: Core | None = None
+        self._store: Store | None = None
         self._config: Config | None = None
         self._listeners: dict[int, ListenerSettings] = {}
         self._siblings: set[tuple[int, int]] = set()
@@ -77,6 +81,10 @@ class WorkerProcess:
             server.close()
         if self._core is not None:
             self._core.backplane.close()
+        if self._store is not None:
+            written = self._loop.create_future()
+            self._store.close(lambda: written.set_result(None))
+            await written
         control.close()
         return code
 
@@ -120,6 +128,8 @@ class WorkerProcess:
         for slot, _ in self._siblings - known:
             if self._start is not None and slot != self._start.slot:
                 core.greet(slot)
+        if self._start is not None:
+            core.queues.expect([member.slot for member in members if member.slot != self._start.slot])
 
     def _on_lost(self, why: str) -> None:
         if self._stopped.done() or self._draining:
@@ -154,14 +164,37 @@ class WorkerProcess:
                 kept_total_bytes=config.backplane.kept_total_bytes,
             )
 
+        settings = self._settings(config)
+        queue = settings.queue
+        store = SqliteStore(
+            queue.data_dir / f"slot-{start.slot}.db",
+            self._loop,
+            self._log,
+            quota_bytes=queue.quota_bytes,
+            wal_bytes=queue.wal_bytes,
+            retry_interval=queue.retry_interval,
+        )
+        session = f"{start.slot}-{start.boot}.{start.incarnation:x}"
+
+        def make_queues(core: Core) -> Queues:
+            return Queues(core, start.slot, start.workers, session, store, self._log)
+
+        self._store = store
         self._core = Core(
             self._loop,
-            self._settings(config),
+            settings,
             self._log,
             MessageIds(start.slot, start.boot, start.incarnation),
-            f"{start.slot}-{start.boot}.{start.incarnation:x}-",
+            f"{session}-",
             make_backplane,
+            make_queues,
         )
+        try:
+            self._core.queues.recover(store.open())
+        except StoreError as error:
+            self._send(CannotStart(str(error)))
+            self._stop(ExitCode.CANNOT_START)
+            return
         try:
             endpoint = self._core.backplane.bind()
         except OSError as error:

@@ -29,13 +29,15 @@ _MAX_MATCHES = 65536
 
 
 class Subscription:
-    """One SUBSCRIBE of one connection. `number` is unique in the connection and starts its `ack` values."""
+    """One SUBSCRIBE of one connection, to the destination or pattern `name`. `number` is unique in the connection
+    and starts its `ack` values."""
 
-    __slots__ = ("connection", "entry", "head", "id", "number", "selector", "unacknowledged")
+    __slots__ = ("connection", "entry", "head", "id", "name", "number", "selector", "unacknowledged")
 
     def __init__(
         self,
         connection: Connection,
+        name: bytes,
         id: str | None,
         number: int,
         mode: AckMode,
@@ -43,6 +45,7 @@ class Subscription:
         selector: Selector | None = None,
     ) -> None:
         self.connection = connection
+        self.name = name
         self.id = id
         self.selector = selector
         self.number = number
@@ -185,6 +188,13 @@ class Router:
             self._matches.pop(entry.name, None)
             self._backplane.unsubscribe(entry.name)
         return True
+
+    def audience(self, destination: bytes) -> int:
+        """Subscriptions here that are asked about what is sent to `destination`, and one for each sibling that has
+        some."""
+        entries, _, selective = self._matches.get(destination) or self._match(destination)
+        local = sum(entry.subscribers for entry in (*entries, *selective))
+        return local + self._backplane.interested(destination)
 
     def deliver(
         self, destination: bytes, batch: Batch, gathered: Gathered | None = None, match: _Match | None = None

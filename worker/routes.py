@@ -12,10 +12,11 @@ from common.codec import Limits, content_length, decode_head, encode_headers
 from common.destination import check_destination
 from common.errors import ErrorCode, StompError
 from common.negotiation import Version
+from worker.traits import TRAIT_HEADERS, Traits, parse_traits
 
 __all__ = ["Route", "RouteCache", "parse_send"]
 
-_DESTINATION, _CONTENT_LENGTH, _RECEIPT, _TRANSACTION, _DROPPED = range(5)
+_DESTINATION, _CONTENT_LENGTH, _RECEIPT, _TRANSACTION, _DROPPED, _TRAIT = range(6)
 _OWN_LINES = {
     # Header lines of a SEND that are the protocol's or the broker's own and are not part of the message.
     b"destination": _DESTINATION,
@@ -27,8 +28,13 @@ _OWN_LINES = {
     b"ack": _DROPPED,
     b"redelivered": _DROPPED,
     b"receipt-id": _DROPPED,
+    b"delivery-count": _DROPPED,
+    b"retained": _DROPPED,
+    **{name.encode(): _TRAIT for name in TRAIT_HEADERS},
 }
-_OWN_NAMES = frozenset(name.decode() for name in _OWN_LINES) - {"content-length"}
+_OWN_NAMES = frozenset(name.decode() for name in _OWN_LINES) - {"content-length"} - TRAIT_HEADERS
+_USUAL_TRAITS = frozenset({b"persistent:true", b"priority:4"})
+"""What many clients always send, and what is so without it."""
 
 _PLAIN = bytes(octet for octet in range(1, 128) if octet not in b":\\\r\n")
 """Octets of a header line that mean the same in 1.1 and 1.2, raw or escaped."""
@@ -50,14 +56,16 @@ class Route:
 
     `length` is the body's, -1 if NUL ends it. `tail` is everything of the MESSAGE between the message-id and the
     body, from the LF on; without a `length` it ends before the `content-length` line. `simple` if that is all there
-    is to it: a counted body, the same tail for every version, no `receipt`, no `transaction`. `tails` is the tail
+    is to it: a counted body, the same tail for every version, no `receipt`, no `transaction`, no `traits`.
+    `tails` is the tail
     per version where they differ. `head` is the block with its blank line if the route is remembered, else None.
     """
 
-    __slots__ = ("destination", "head", "length", "receipt", "simple", "tail", "tails", "transaction")
+    __slots__ = ("destination", "head", "length", "receipt", "simple", "tail", "tails", "traits", "transaction")
     receipt: str | None
     transaction: str | None
     tails: tuple[bytes, bytes, bytes] | None
+    traits: Traits | None
 
     def __init__(self, destination: bytes, length: int, tail: bytes) -> None:
         self.destination = destination
@@ -75,10 +83,12 @@ class Route:
         receipt: str | None,
         transaction: str | None,
         tails: tuple[bytes, bytes, bytes] | None = None,
+        traits: Traits | None = None,
     ) -> Route:
         """A route that may not be `simple`; only those have the attributes given here."""
         route = cls(destination, length, tail)
-        route.simple = length >= 0 and receipt is None and transaction is None and tails is None
+        route.simple = length >= 0 and receipt is None and transaction is None and tails is None and traits is None
+        route.traits = traits
         route.receipt = receipt
         route.transaction = transaction
         route.tails = tails
@@ -108,7 +118,8 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
     end = b"\n" if length >= 0 else b""
     old, middle, new = (b"\n" + encode_headers(passed, each) + end for each in Version)
     tails = None if old == middle == new else (old, middle, new)
-    return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails)
+    traits = parse_traits(frame)
+    return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails, traits)
 
 
 class RouteCache:
@@ -221,6 +232,8 @@ class RouteCache:
                 if meaning is None:
                     return None
             kind, value = meaning
+            if kind == _TRAIT:
+                continue
             if kind == _CONTENT_LENGTH:
                 if length >= 0:
                     return None
@@ -255,6 +268,8 @@ class RouteCache:
         kind = _OWN_LINES[name]
         if not value or b":" in value:
             return None
+        if kind == _TRAIT and line not in _USUAL_TRAITS:
+            return None
         if kind == _CONTENT_LENGTH:
             if not value.isdigit() or len(value) > 18 or int(value) > self._limits.body_bytes:
                 return None
@@ -264,7 +279,7 @@ class RouteCache:
             except StompError:
                 # Only the first of several counts, and `parse_send` says so.
                 return None
-        else:
+        elif kind != _TRAIT:
             return kind, value
         size = len(line) + len(value) + _LINE_BYTES
         if self._lines_bytes + size > self._room // 4:

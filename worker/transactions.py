@@ -9,6 +9,7 @@ from common.errors import ErrorCode, StompError
 from worker.routes import Route
 
 if TYPE_CHECKING:
+    from worker.queues.headers import Nack
     from worker.router import Subscription
 
 __all__ = ["Transaction", "Transactions"]
@@ -21,14 +22,14 @@ class Transaction:
 
     def __init__(self) -> None:
         self.sends: list[tuple[Route, bytes]] = []
-        self.settled: list[tuple[Subscription, Settled]] = []
+        self.settled: list[tuple[Subscription, Settled, Nack | None]] = []
         self.size = 0
 
     def restore(self) -> None:
         """Make every settlement undone."""
         # All of a subscription's at once: each time the order is made anew.
         together: dict[Subscription, Settled] = {}
-        for subscription, settled in self.settled:
+        for subscription, settled, _ in self.settled:
             together.setdefault(subscription, []).extend(settled)
         for subscription, settled in together.items():
             if subscription.unacknowledged is not None:
@@ -78,11 +79,13 @@ class Transactions:
         self._grow(transaction, len(route.tail) + len(body))
         transaction.sends.append((route, body))
 
-    def add_settlement(self, name: str, subscription: Subscription, settled: Settled) -> None:
+    def add_settlement(
+        self, name: str, subscription: Subscription, settled: Settled, nack: Nack | None = None
+    ) -> None:
         """Raises as `add_send` does; what is settled then stays so, for the connection is closed."""
         transaction = self._get(name)
         self._grow(transaction, sum(len(message_id) for _, message_id in settled))
-        transaction.settled.append((subscription, settled))
+        transaction.settled.append((subscription, settled, nack))
 
     def require(self, name: str) -> None:
         """Raise StompError `unknown-transaction` unless `name` is open."""

@@ -14,10 +14,12 @@ from typing import Any, cast
 
 from common.config import Config
 from common.log import EventLog
+from tests.unit.worker.memory_store import MemoryStore
 from worker.backplane.interface import Backplane, Batch
 from worker.connection import Connection
 from worker.core import Core
 from worker.ingest import MessageIds
+from worker.queues.service import Queues
 from worker.settings import Settings
 
 __all__ = ["EPSILON", "READ_FIRST", "TICK", "Client", "Worker", "send"]
@@ -212,6 +214,7 @@ class Worker:
         self.late = late
         self.loop = Loop()
         self.listener = Settings.listener(config, 0, "test")
+        self.store = MemoryStore(self.loop.call_soon)
         self.core = Core(
             cast(asyncio.AbstractEventLoop, self.loop),
             Settings.of(config, "0", 1024),
@@ -219,7 +222,9 @@ class Worker:
             MessageIds(0, "boot", 1),
             "0-",
             lambda _: cast(Backplane, LonelyBackplane()),
+            lambda core: Queues(core, 0, 1, "0-boot.1", self.store, core.log),
         )
+        self.core.queues.expect([])
 
     @property
     def now(self) -> float:

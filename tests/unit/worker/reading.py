@@ -11,7 +11,7 @@ from common.frame import Frame
 from common.negotiation import Version
 from worker.backplane.interface import Batch
 from worker.connection import Connection
-from worker.ingest import Ingest, MessageIds
+from worker.ingest import Ingest, MessageIds, Sent
 from worker.routes import Route
 
 __all__ = ["FakeConnection", "Log", "Reader", "message", "messages"]
@@ -68,8 +68,8 @@ class Reader:
 
     # --- worker.ingest.Handlers
 
-    def dispatch(self, connection: Connection, batches: dict[bytes, Batch]) -> None:
-        assert batches
+    def dispatch(self, connection: Connection, batches: dict[bytes, Batch], receipts: list[Sent]) -> None:
+        assert batches or receipts
         for destination, batch in batches.items():
             found = [messages(batch, version) for version in Version]
             self.ids += [frame.headers[0][1].encode() for frame in found[2]]
@@ -78,6 +78,11 @@ class Reader:
                 assert forms[0].headers[0] == forms[1].headers[0] == forms[2].headers[0]
                 bare = [Frame(each.command, each.headers[1:], each.body) for each in forms]
                 self.log.append(("message", destination, *bare))
+        for sent in receipts:
+            if sent.destination:
+                batch = batches[sent.destination]
+                assert sent.message_id == batch.id_prefix + batch.items[sent.place].split(b"\n")[0]
+            self.log.append(("receipt", sent.receipt))
 
     def command(self, connection: Connection, frame: Frame) -> None:
         assert frame.command != "SEND" or connection.version is None, "a SEND is no command"
@@ -94,9 +99,6 @@ class Reader:
             raise self.fault
         assert body.endswith(b"\0")
         self.log.append(("transacted", route.transaction, route.destination, body[:-1]))
-
-    def receipt(self, connection: Connection, receipt: str) -> None:
-        self.log.append(("receipt", receipt))
 
     def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:
         self.connection.deaf = True

@@ -60,7 +60,7 @@ def test_a_share_keeps_the_versions_apart(by_version: bool) -> None:
 
 def selecting(connection: FakeConnection, id: str, text: str | None, mode: AckMode = AckMode.AUTO) -> Subscription:
     selector = None if text is None else Selector.parse(text)
-    return Subscription(cast(Connection, connection), id, 7, mode, connection.version, selector)
+    return Subscription(cast(Connection, connection), b"/topic/t", id, 7, mode, connection.version, selector)
 
 
 @pytest.mark.parametrize("version", Version)

@@ -82,7 +82,7 @@ def router(max_unacknowledged: int = 100, policies: tuple[tuple[bytes, str], ...
 def subscription(
     connection: FakeConnection, id: str | None, mode: AckMode = AckMode.AUTO, number: int = 7
 ) -> Subscription:
-    return Subscription(cast(Connection, connection), id, number, mode, connection.version)
+    return Subscription(cast(Connection, connection), b"/topic/t", id, number, mode, connection.version)
 
 
 def batch(prefix: bytes, bodies: list[bytes], *, by_version: bool = False) -> Batch:

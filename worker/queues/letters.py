@@ -1,0 +1,82 @@
+"""What the workers tell each other about queues: the names of the letters, of the operations in a hand-off, and how
+one ended. Everything in them is a msgpack value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+__all__ = [
+    "ADD",
+    "ATTACH",
+    "CONFIRM",
+    "DELIVER",
+    "DETACH",
+    "DONE",
+    "FORGET",
+    "GREET",
+    "HAND_OFF",
+    "NACK",
+    "SETTLE",
+    "TAKE",
+    "Confirmed",
+    "Operation",
+    "Outcome",
+]
+
+# Letters, by their first element.
+HAND_OFF = "queue>"
+"""From an origin to an owner: sequence, operations, name of the transaction or None. Stored whole or not at all."""
+CONFIRM = "queue<"
+"""From an owner to an origin: a list of sequence and outcome."""
+DELIVER = "queue!"
+"""From an owner to a consumer's worker: a list of consumer, frames, keys, counts or None."""
+GREET = "queue="
+"""From each worker to a new sibling, before anything else: the consumers it has at queues that the sibling owns."""
+
+# Operations, by their first element.
+ADD = "+"
+"""queue, start of the message-ids, items, traits by place or None"""
+SETTLE = "-"
+"""queue, consumer, keys"""
+NACK = "~"
+"""queue, consumer, keys, delay in ms or None, whether to requeue, reason"""
+ATTACH = "a"
+"""queue, consumer, options"""
+DETACH = "d"
+"""queue, consumer"""
+TAKE = "x"
+"""queue, keys that go elsewhere in the same transaction"""
+FORGET = "f"
+"""name of a transaction that will not come again"""
+
+Operation = list[Any]
+
+
+class Outcome:
+    """How a hand-off ended. `refused` is (code, message, detail) of what could not be accepted, from the message at
+    `place` of its ADD on; `duplicates` are the message-ids that were there before, by place."""
+
+    __slots__ = ("duplicates", "place", "refused")
+
+    def __init__(
+        self,
+        refused: tuple[str, str, str] | None = None,
+        place: int = 0,
+        duplicates: dict[int, bytes] | None = None,
+    ) -> None:
+        self.refused = refused
+        self.place = place
+        self.duplicates = duplicates
+
+    def pack(self) -> list[Any] | None:
+        return None if self is DONE else [self.refused, self.place, self.duplicates]
+
+    @classmethod
+    def unpack(cls, packed: list[Any] | None) -> Outcome:
+        return DONE if packed is None else cls(*packed)
+
+
+DONE = Outcome()
+
+Confirmed = Callable[[Outcome], None]

@@ -1,0 +1,83 @@
+"""An origin's end: what this worker hands off to the owners of queues, kept until they confirm it.
+
+A hand-off is numbered per owner. The owner's next life gets all that is unconfirmed again, in order, and drops by
+the number what the last one had stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from worker.queues.letters import HAND_OFF, Confirmed, Operation, Outcome
+
+__all__ = ["Link"]
+
+
+class Link:
+    """To one owner on another worker. `full(link, True)` is called when more than `max_bytes` are unconfirmed, with
+    False when that is over. Nothing is sent before `open`, and after `lost` until the next."""
+
+    __slots__ = ("_bytes", "_full", "_max_bytes", "_send", "_sequence", "_told", "_unconfirmed", "_up", "name", "slot")
+
+    def __init__(
+        self,
+        slot: int,
+        send: Callable[[int, Any], None],
+        full: Callable[[Link, bool], None],
+        max_bytes: int,
+    ) -> None:
+        self.slot = slot
+        self.name = b"\0owner %d" % slot
+        self._send = send
+        self._full = full
+        self._max_bytes = max_bytes
+        self._sequence = 0
+        self._bytes = 0
+        self._told = False
+        self._up = False
+        self._unconfirmed: dict[int, tuple[list[Operation], str | None, Confirmed | None, int]] = {}
+
+    @property
+    def unconfirmed_bytes(self) -> int:
+        return self._bytes
+
+    def hand_off(
+        self, operations: list[Operation], done: Confirmed | None, size: int, transaction: str | None = None
+    ) -> None:
+        """Give `operations` of `size` bytes to the owner; `done` is called with how that ended."""
+        self._sequence += 1
+        self._unconfirmed[self._sequence] = (operations, transaction, done, size)
+        self._bytes += size
+        if self._up:
+            self._send(self.slot, [HAND_OFF, self._sequence, operations, transaction])
+        if self._bytes > self._max_bytes and not self._told:
+            self._told = True
+            self._full(self, True)
+
+    def open(self) -> None:
+        """The owner is there: it gets what it has not confirmed."""
+        self._up = True
+        for sequence, (operations, transaction, _, _) in self._unconfirmed.items():
+            self._send(self.slot, [HAND_OFF, sequence, operations, transaction])
+
+    def lost(self) -> None:
+        self._up = False
+
+    def pending(self) -> list[list[Operation]]:
+        """The operations that are unconfirmed, oldest first."""
+        return [operations for operations, _, _, _ in self._unconfirmed.values()]
+
+    def confirmed(self, outcomes: list[tuple[int, list[Any] | None]]) -> None:
+        """A CONFIRM came."""
+        for sequence, packed in outcomes:
+            entry = self._unconfirmed.pop(sequence, None)
+            if entry is None:
+                # The owner's last life had answered before it died, the next one answered the same again.
+                continue
+            self._bytes -= entry[3]
+            if entry[2] is not None:
+                entry[2](Outcome.unpack(packed))
+        if self._told and self._bytes <= self._max_bytes // 2:
+            self._told = False
+            self._full(self, False)

@@ -1,0 +1,140 @@
+"""One queue with what its owner knows besides: its number and counter, its policy, what the store was told of it."""
+
+from __future__ import annotations
+
+from worker.queues.message import COUNTER_BITS, Message, first_key
+from worker.queues.policy import QueuePolicy
+from worker.queues.queue import Queue
+from worker.store.interface import PutQueue, SetExpiry, Unit
+from worker.traits import Traits
+
+__all__ = ["OwnedQueue"]
+
+_RESERVE = 1 << 20
+"""Counters that are used before the store is told again; a restart leaves out what was not."""
+_COUNTER = (1 << COUNTER_BITS) - 1
+
+
+class OwnedQueue:
+    """`counter` is the last one used. `opened` once a consumer came: from then on the store knows of every message that
+    it may have been delivered, and of those before as soon as `marking` is over. `recovered` is the last counter that
+    may have been delivered in an earlier life."""
+
+    __slots__ = (
+        "blocked",
+        "counter",
+        "marking",
+        "name",
+        "number",
+        "opened",
+        "options",
+        "policy",
+        "queue",
+        "recovered",
+        "reserved",
+        "volatile",
+    )
+
+    def __init__(
+        self,
+        name: bytes,
+        queue: Queue,
+        policy: QueuePolicy,
+        counter: int,
+        *,
+        recovered: int = 0,
+        volatile: bool = False,
+    ) -> None:
+        self.name = name
+        self.queue = queue
+        self.number = queue.number
+        self.policy = policy
+        self.counter = counter
+        self.reserved = 0
+        self.recovered = recovered
+        self.volatile = volatile
+        self.opened = False
+        self.marking = False
+        self.blocked = False
+        self.configure(policy)
+
+    def configure(self, policy: QueuePolicy) -> None:
+        self.policy = policy
+        self.queue.redelivery_limit = policy.redelivery_limit
+        self.queue.redelivery_delay = policy.redelivery_delay_ms
+        self.queue.redelivery_delay_max = policy.redelivery_delay_max_ms
+
+    @property
+    def room(self) -> int:
+        """Messages that fit, by the policy's limits; very many without any."""
+        policy = self.policy
+        room = 1 << 62
+        if policy.max_messages:
+            room = policy.max_messages - self.queue.messages
+        if policy.max_bytes and self.queue.bytes >= policy.max_bytes:
+            room = 0
+        return max(room, 0)
+
+    def add(self, unit: Unit, prefix: bytes, items: list[bytes], traits: dict[int, Traits] | None, now: int) -> None:
+        """Take in messages whose ids start with `prefix`, at `now` (ms since the epoch); `unit` tells the store."""
+        base = first_key(self.number, 4) + self.counter + 1
+        persistent = self.policy.persistent and not self.volatile
+        if traits is None:
+            messages = [Message(key, prefix + item, persistent) for key, item in enumerate(items, base)]
+        else:
+            messages = [
+                self._special(unit, place, prefix + item, persistent, traits.get(place), now)
+                for place, item in enumerate(items)
+            ]
+        self.counter += len(items)
+        stored = messages if persistent and traits is None else [each for each in messages if each.persistent]
+        spilled = self.queue.extend(messages)
+        if spilled:
+            stored = stored + spilled
+        if stored:
+            unit.inserts += [(message.key, message.frame) for message in stored]
+            unit.depths.append((self.number, len(stored), sum([len(message.frame) for message in stored])))
+        if self.counter >= self.reserved:
+            self.reserved = self.counter + _RESERVE
+            unit.changes.append(self.row())
+        elif stored and self.opened:
+            unit.changes.append(self.row())
+
+    def _special(
+        self, unit: Unit, place: int, frame: bytes, persistent: bool, traits: Traits | None, now: int
+    ) -> Message:
+        if traits is None:
+            return Message(first_key(self.number, 4) + self.counter + 1 + place, frame, persistent)
+        key = first_key(self.number, traits.priority) + self.counter + 1 + place
+        message = Message(key, frame, persistent and traits.persistent, group=traits.group)
+        if traits.ttl:
+            message.expires = now + traits.ttl
+            end = frame.index(b"\n")
+            message.frame = b"%b\nexpires:%d%b" % (frame[:end], message.expires, frame[end:])
+        elif traits.expires:
+            message.expires = traits.expires
+        if message.expires and message.persistent:
+            unit.changes.append(SetExpiry(key, message.expires))
+        return message
+
+    def row(self) -> PutQueue:
+        """What the store is to know now."""
+        delivered = self.counter if self.opened else self.recovered
+        return PutQueue(
+            self.number, self.name.decode(), self.reserved, delivered, b"volatile" if self.volatile else b""
+        )
+
+    def stored(self, key: int, frame: bytes, count: int) -> Message:
+        """A message that the store had."""
+        if not count and key & _COUNTER <= self.recovered:
+            # The worker that knew is dead: it may have been delivered.
+            count = 1
+        return Message.stored(key, frame, count)
+
+    def remove(self, unit: Unit, messages: list[Message]) -> None:
+        """Tell the store that `messages` are gone."""
+        keys = [message.key for message in messages if message.persistent]
+        if keys:
+            unit.deletes += keys
+            size = sum([len(message.frame) for message in messages if message.persistent])
+            unit.depths.append((self.number, -len(keys), -size))

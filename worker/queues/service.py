@@ -1,0 +1,543 @@
+"""All of a worker's part in queues: what its clients send to and take from them, and those that it owns.
+
+A queue's owner may be any worker. What this one hands off to another goes over a `Link`, what concerns its own goes
+straight to its `Owner`; nothing else knows the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgpack
+
+from common.acknowledgement import Settled
+from common.destination import QUEUE
+from common.log import EventLog
+from common.ownership import owner_of
+from worker.acceptance import Acceptance, refuse
+from worker.backplane.interface import Batch
+from worker.queues.consumer import Consumer
+from worker.queues.headers import Nack
+from worker.queues.letters import (
+    ADD,
+    ATTACH,
+    CONFIRM,
+    DELIVER,
+    DETACH,
+    FORGET,
+    GREET,
+    HAND_OFF,
+    NACK,
+    SETTLE,
+    Confirmed,
+    Operation,
+    Outcome,
+)
+from worker.queues.links import Link
+from worker.queues.message import Message
+from worker.queues.owner import Owner
+from worker.queues.subscription import QueueSubscription
+from worker.store.interface import (
+    Change,
+    Forget,
+    ForgetTransaction,
+    Mark,
+    PutTransaction,
+    Recovered,
+    Store,
+    StoreError,
+    Unit,
+)
+
+if TYPE_CHECKING:
+    from worker.connection import Connection
+    from worker.core import Core
+    from worker.receipts import Ticket
+    from worker.router import Subscription
+
+__all__ = ["Queues"]
+
+_MAX_OWNERS = 65536
+"""Queues whose owner is remembered; beyond, all are forgotten and worked out again as they come."""
+_NEVER = 1 << 62
+_STORE = b"\0store"
+_AUTO_CREDIT = 512
+"""Messages on their way to a client that does not acknowledge, as long as it is on another worker or does not read."""
+
+
+class Queues:
+    def __init__(self, core: Core, slot: int, slots: int, origin: str, store: Store, log: EventLog) -> None:
+        self.slot = slot
+        self._core = core
+        self._slots = slots
+        self._origin = origin
+        self._store = store
+        self._owners: dict[bytes, int] = {}
+        self._wakes_at = _NEVER
+        self._timer: asyncio.TimerHandle | None = None
+        settings = core.settings
+        self.owner = Owner(self, store, settings.queue, settings.queue_policies, log)
+        self._links = {
+            other: Link(other, self._send, self._link_full, settings.queue.handoff_bytes)
+            for other in range(slots)
+            if other != slot
+        }
+        self._subscriptions: dict[int, QueueSubscription] = {}
+        self._settling: dict[QueueSubscription, tuple[list[int], list[Ticket]]] = {}
+        self._deliveries: dict[int, list[Any]] = {}
+        self._confirms: dict[int, list[Any]] = {}
+        self._flushing = False
+        self._origins: dict[int, str] = {}
+        self._held: dict[int, list[Any]] = {}
+        self._expected: set[int] | None = None
+        self._transactions = 0
+        self._store_full = False
+
+    def configure(self) -> None:
+        self.owner.configure(self._core.settings.queue, self._core.settings.queue_policies)
+
+    def recover(self, recovered: Recovered) -> None:
+        """Take up what an earlier life of this slot left behind."""
+        self.owner.recover(recovered)
+        for transaction in recovered.transactions:
+            parts = msgpack.unpackb(transaction.record, strict_map_key=False)
+            self._apply_parts(transaction.id, parts, None)
+
+    # --- Surroundings of the owner
+
+    def owner_of(self, queue: bytes) -> int:
+        slot = self._owners.get(queue)
+        if slot is None:
+            if len(self._owners) >= _MAX_OWNERS:
+                self._owners.clear()
+            slot = self._owners[queue] = owner_of(queue, self._slots)
+        return slot
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000_000
+
+    def deliver(self, consumer: Consumer, messages: list[Message]) -> None:
+        frames = [message.frame for message in messages]
+        keys = [message.key for message in messages]
+        counts: list[int] | None = [message.count for message in messages]
+        if max(counts or ()) == 1:
+            counts = None
+        if consumer.slot == self.slot:
+            self._delivered(consumer.id, frames, keys, counts)
+        else:
+            self._deliveries.setdefault(consumer.slot, []).append([consumer.id, frames, keys, counts])
+
+    def wake_at(self, when: int) -> None:
+        if when >= self._wakes_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wakes_at = when
+        self._timer = self._core.later(max(0, when - self.now()) / 1000, self._wake)
+
+    def _wake(self) -> None:
+        self._wakes_at = _NEVER
+        self._timer = None
+        self.owner.upkeep.wake(self.now())
+        self.flush_soon()
+
+    def hold_up(self, queue: bytes, held_up: bool) -> None:
+        if held_up:
+            self._core.flow.block(queue, "queue", local=True)
+        else:
+            self._core.flow.unblock(queue, "queue", local=True)
+
+    # --- hand-offs
+
+    def _send(self, slot: int, letter: Any) -> None:
+        self._core.backplane.send(slot, letter)
+
+    def _hand_off(self, slot: int, operations: list[Operation], done: Confirmed | None, size: int = 0) -> None:
+        if slot == self.slot:
+            self.owner.apply(self._origin, slot, 0, operations, None, done or _ignore)
+            self._look_at_store()
+        else:
+            self._links[slot].hand_off(operations, done, size)
+
+    def _link_full(self, link: Link, full: bool) -> None:
+        if full:
+            self._core.flow.block(link.name, "owner", local=False)
+        else:
+            self._core.flow.unblock(link.name, "owner", local=False)
+
+    def _look_at_store(self) -> None:
+        pending = self._store.pending_bytes
+        limit = self._core.settings.queue.pending_bytes
+        if not self._store_full and pending > limit:
+            self._store_full = True
+            self._core.flow.block(_STORE, "store", local=False)
+        elif self._store_full and pending <= limit // 2:
+            self._store_full = False
+            self._core.flow.unblock(_STORE, "store", local=False)
+
+    def holding_up(self, queue: bytes) -> bytes:
+        """What else, besides its own name, holds up the producers of `queue`, in the terms of `worker.flow`."""
+        slot = self.owner_of(queue)
+        return _STORE if slot == self.slot else self._links[slot].name
+
+    # --- what clients send
+
+    def send(self, connection: Connection, queue: bytes, batch: Batch, acceptance: Acceptance | None) -> None:
+        """Hand `batch` off to the owner of `queue`; `acceptance` hears how that ended, or the client does if it was
+        refused."""
+        operation = _add(queue, batch)
+        done: Confirmed
+        if acceptance is None:
+
+            def done(outcome: Outcome) -> None:
+                if outcome.refused is not None:
+                    refuse(connection, outcome)
+        else:
+            waiting = acceptance
+            waiting.expect()
+            waiting.routed(queue, 1)
+
+            def done(outcome: Outcome) -> None:
+                waiting.confirmed(queue, outcome)
+
+        self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
+
+    # --- what clients take
+
+    def subscribe(self, subscription: QueueSubscription, receipt: str | None) -> None:
+        connection = subscription.connection
+        self._subscriptions[subscription.number] = subscription
+        if connection.queues is None:
+            connection.queues = {}
+        connection.queues[subscription.number] = subscription
+        ticket = connection.hold_receipt(receipt)
+
+        def done(outcome: Outcome) -> None:
+            if outcome.refused is not None:
+                refuse(connection, outcome, command=b"SUBSCRIBE")
+            ticket.release()
+
+        operation = [ATTACH, subscription.name, subscription.number, self._options(subscription)]
+        self._hand_off(subscription.owner, [operation], done)
+        self.flush_soon()
+
+    def _options(self, subscription: QueueSubscription) -> dict[str, Any]:
+        local = subscription.owner == self.slot
+        return {
+            "prefetch": _AUTO_CREDIT if subscription.auto else subscription.prefetch,
+            "selector": subscription.selector_text,
+            "exclusive": subscription.exclusive,
+            "instant": local and subscription.auto and subscription.connection.outbox is None,
+        }
+
+    def unsubscribe(self, subscription: QueueSubscription, ticket: Ticket | None) -> None:
+        """The client takes no more; what it has not settled goes back."""
+        self._flush_settled()
+        self._subscriptions.pop(subscription.number, None)
+        if subscription.connection.queues is not None:
+            subscription.connection.queues.pop(subscription.number, None)
+        done = None if ticket is None else _releasing([ticket])
+        self._hand_off(subscription.owner, [[DETACH, subscription.name, subscription.number]], done)
+        self.flush_soon()
+
+    def left(self, connection: Connection) -> None:
+        """The connection is gone, and with it its subscriptions."""
+        for subscription in list((connection.queues or {}).values()):
+            self.unsubscribe(subscription, None)
+
+    def settle(self, subscription: QueueSubscription, ids: list[bytes], ticket: Ticket | None) -> None:
+        """The client acknowledged these; `ticket` is released when it is on disk."""
+        keys, tickets = self._settling.setdefault(subscription, ([], []))
+        pop = subscription.keys.pop
+        keys += [pop(id) for id in ids]
+        if ticket is not None:
+            tickets.append(ticket)
+
+    def nack(
+        self,
+        subscription: QueueSubscription,
+        ids: list[bytes],
+        nack: Nack,
+        ticket: Ticket | None,
+    ) -> None:
+        """The client refused these; `ticket` is released when it is on disk."""
+        self._flush_settled()
+        done = None if ticket is None else _releasing([ticket])
+        self._hand_off(subscription.owner, [_settlement(subscription, ids, nack)], done)
+        self.flush_soon()
+
+    def congested(self, connection: Connection) -> None:
+        """The client does not keep up: what goes to it counts as delivered only when it reads."""
+        for subscription in (connection.queues or {}).values():
+            if subscription.auto and subscription.owner == self.slot:
+                self.owner.instant((self.slot, subscription.number), False)
+
+    def drained(self, connection: Connection) -> None:
+        """It has read everything."""
+        for subscription in (connection.queues or {}).values():
+            if subscription.auto:
+                if subscription.unwritten:
+                    keys, subscription.unwritten = subscription.unwritten, []
+                    self._settling.setdefault(subscription, ([], []))[0].extend(keys)
+                if subscription.owner == self.slot:
+                    self.owner.instant((self.slot, subscription.number), True)
+        self.flush_soon()
+
+    def _delivered(self, number: int, frames: list[bytes], keys: list[int], counts: list[int] | None) -> None:
+        subscription = self._subscriptions.get(number)
+        if subscription is None:
+            # It has left, and the owner takes back what was on its way when it hears of it.
+            return
+        connection = subscription.connection
+        blob = subscription.frames(frames, keys, counts)
+        router = self._core.router
+        router.delivered += len(frames)
+        router.bytes_out += len(blob)
+        if connection.outbox is None:
+            if subscription.auto and subscription.owner != self.slot:
+                self._settling.setdefault(subscription, ([], []))[0].extend(keys)
+            connection.transport.write(blob)
+        else:
+            if subscription.auto:
+                subscription.unwritten += keys
+            connection.outbox.keep(blob)
+
+    # --- transactions
+
+    def parts(
+        self, batches: dict[bytes, Batch], settled: list[tuple[Subscription, Settled, Nack | None]]
+    ) -> dict[int, list[Operation]]:
+        """What a transaction asks of each owner."""
+        parts: dict[int, list[Operation]] = {}
+        for name, batch in batches.items():
+            if name.startswith(QUEUE):
+                parts.setdefault(self.owner_of(name), []).append(_add(name, batch))
+        for subscription, each, nack in settled:
+            if isinstance(subscription, QueueSubscription):
+                ids = [id for _, id in each]
+                parts.setdefault(subscription.owner, []).append(_settlement(subscription, ids, nack))
+        return parts
+
+    def commit(self, parts: dict[int, list[Operation]], done: Confirmed) -> None:
+        """Apply the operations at each owner, all or none; `done` is called once that is on disk."""
+        self._flush_settled()
+        if len(parts) == 1:
+            [(slot, operations)] = parts.items()
+            self._hand_off(slot, operations, done, sum(map(_size, operations)))
+            return
+        name = self._transaction_name()
+
+        def recorded(error: StoreError | None) -> None:
+            if error is not None:
+                done(Outcome(("store-full" if error.full else "store-failed", "transaction not stored", str(error))))
+            else:
+                self._apply_parts(name, parts, done)
+                self.flush_soon()
+
+        self._store.write(Unit(changes=[PutTransaction(name, msgpack.packb(parts))]), recorded)
+
+    def across(self, parts: dict[int, list[Operation]], own: Unit) -> None:
+        name = self._transaction_name()
+        own.changes += [PutTransaction(name, msgpack.packb(parts)), Mark(f"transaction {name}", 1)]
+
+        def recorded(error: StoreError | None) -> None:
+            self._apply_parts(name, {slot: each for slot, each in parts.items() if slot != self.slot}, None)
+            self.flush_soon()
+
+        self._store.write(own, recorded)
+
+    def _transaction_name(self) -> str:
+        self._transactions += 1
+        return f"{self._origin}-{self._transactions}"
+
+    def _apply_parts(self, name: str, parts: dict[int, list[Operation]], done: Confirmed | None) -> None:
+        waiting = set(parts)
+
+        def applied(slot: int) -> Confirmed:
+            def confirmed(outcome: Outcome) -> None:
+                waiting.discard(slot)
+                if not waiting:
+                    if done is not None:
+                        done(outcome)
+                    changes: list[Change] = [ForgetTransaction(name), Forget(f"transaction {name}")]
+                    self._store.write(Unit(changes=changes, must=True), lambda error: forgotten())
+
+            return confirmed
+
+        def forgotten() -> None:
+            for slot in parts:
+                if slot != self.slot:
+                    self._links[slot].hand_off([[FORGET, name]], None, 0)
+
+        for slot, operations in parts.items():
+            if slot == self.slot:
+                self.owner.apply(self._origin, slot, 0, operations, name, applied(slot))
+            else:
+                self._links[slot].hand_off(operations, applied(slot), sum(map(_size, operations)), name)
+
+    # --- siblings
+
+    def expect(self, slots: Sequence[int]) -> None:
+        """The siblings of the first roster: what they still have out is theirs, and nothing is delivered before they
+        have said what."""
+        if self._expected is None:
+            self._expected = set(slots)
+            self._start_when_all_said()
+
+    def greet(self, slot: int) -> None:
+        """A sibling is new, or in a new life."""
+        consumers = [
+            [each.name, each.number, self._options(each), list(each.keys.values()) + each.unwritten]
+            for each in self._subscriptions.values()
+            if each.owner == slot
+        ]
+        self._send(slot, [GREET, self._origin, consumers])
+        self._links[slot].open()
+
+    def lost(self, slot: int) -> None:
+        """A sibling is dead."""
+        self._links[slot].lost()
+        self._deliveries.pop(slot, None)
+        self._confirms.pop(slot, None)
+        self._held.pop(slot, None)
+        self.owner.lost(slot)
+        if self._expected is not None:
+            self._expected.discard(slot)
+            self._start_when_all_said()
+        self.flush_soon()
+
+    def _start_when_all_said(self) -> None:
+        if not self._expected and not self.owner.open:
+            self.owner.start()
+            self.flush_soon()
+
+    def on_letter(self, slot: int, letter: list[Any]) -> bool:
+        """Take a letter of a sibling; False if it is not about queues."""
+        kind = letter[0]
+        if kind == DELIVER:
+            for delivery in letter[1]:
+                self._delivered(*delivery)
+        elif kind == HAND_OFF:
+            held = self._held.get(slot)
+            if held is not None:
+                held.append(letter)
+            else:
+                self._apply(slot, letter)
+        elif kind == CONFIRM:
+            self._links[slot].confirmed(letter[1])
+        elif kind == GREET:
+            self._greeted(slot, letter[1], letter[2])
+        else:
+            return False
+        self.flush_soon()
+        return True
+
+    def _apply(self, slot: int, letter: list[Any]) -> None:
+        _, sequence, operations, transaction = letter
+
+        def done(outcome: Outcome) -> None:
+            if self._origins.get(slot) == origin:
+                self._confirms.setdefault(slot, []).append([sequence, outcome.pack()])
+                self.flush_soon()
+
+        origin = self._origins[slot]
+        self.owner.apply(origin, slot, sequence, operations, transaction, done)
+
+    def _greeted(self, slot: int, origin: str, consumers: list[Any]) -> None:
+        self._origins[slot] = origin
+        self.owner.forget_origins(slot, origin)
+        waiting = 0
+        held = self._held[slot] = []
+
+        def claimed() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if waiting or self._held.get(slot) is not held:
+                return
+            del self._held[slot]
+            for letter in held:
+                self._apply(slot, letter)
+            if self._expected is not None:
+                self._expected.discard(slot)
+                self._start_when_all_said()
+            self.flush_soon()
+
+        waiting = 1
+        for queue, number, options, keys in consumers:
+            waiting += 1
+            self.owner.reattach(queue, (slot, number), options, keys, claimed)
+        claimed()
+
+    # --- the end of a turn
+
+    def end_of_read(self) -> None:
+        """Everything that a client sent at once was handled."""
+        if self._settling:
+            self.flush()
+
+    def flush_soon(self) -> None:
+        if not self._flushing:
+            self._flushing = True
+            self._core.soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Settle, deliver and confirm what this turn brought."""
+        self._flush_settled()
+        self.owner.flush()
+        while self._settling:
+            self._flush_settled()
+            self.owner.flush()
+        if self._deliveries:
+            deliveries, self._deliveries = self._deliveries, {}
+            for slot, each in deliveries.items():
+                self._send(slot, [DELIVER, each])
+        if self._confirms:
+            confirms, self._confirms = self._confirms, {}
+            for slot, each in confirms.items():
+                self._send(slot, [CONFIRM, each])
+        self._look_at_store()
+
+    def _flush_settled(self) -> None:
+        if self._settling:
+            settling, self._settling = self._settling, {}
+            for subscription, (keys, tickets) in settling.items():
+                done = None if not tickets else _releasing(tickets)
+                operation = [SETTLE, subscription.name, subscription.number, keys]
+                self._hand_off(subscription.owner, [operation], done, 9 * len(keys))
+
+
+def _add(queue: bytes, batch: Batch) -> Operation:
+    traits = None
+    if batch.traits is not None:
+        traits = {place: each.pack() for place, each in batch.traits.items()}
+    return [ADD, queue, batch.id_prefix, batch.items, traits]
+
+
+def _settlement(subscription: QueueSubscription, ids: list[bytes], nack: Nack | None) -> Operation:
+    keys = [subscription.keys.pop(id) for id in ids]
+    if nack is None:
+        return [SETTLE, subscription.name, subscription.number, keys]
+    return [NACK, subscription.name, subscription.number, keys, nack.delay, nack.requeue, nack.reason]
+
+
+def _size(operation: Operation) -> int:
+    return sum(map(len, operation[3])) if operation[0] == ADD else 9
+
+
+def _releasing(tickets: list[Ticket]) -> Confirmed:
+    def release(outcome: Outcome) -> None:
+        for ticket in tickets:
+            ticket.release()
+
+    return release
+
+
+def _ignore(outcome: Outcome) -> None:
+    """Nobody waits for it."""

@@ -1,0 +1,82 @@
+"""A subscription to a queue, on the worker of its client: what it was delivered and has not settled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.acknowledgement import AckMode
+from common.codec import escape
+from common.negotiation import Version
+from worker.items import translate
+from worker.router import Subscription
+
+if TYPE_CHECKING:
+    from worker.connection import Connection
+
+__all__ = ["QueueSubscription"]
+
+
+class QueueSubscription(Subscription):
+    """`keys` are those of the deliveries that are not settled, by message-id; with ack mode `auto` they are in
+    `unwritten`, which holds those that wait for the client to read. The owner goes by `selector_text`."""
+
+    __slots__ = ("exclusive", "keys", "owner", "prefetch", "selector_text", "start", "unwritten")
+
+    def __init__(
+        self,
+        connection: Connection,
+        queue: bytes,
+        id: str | None,
+        number: int,
+        mode: AckMode,
+        version: Version,
+        selector: str,
+        owner: int,
+        prefetch: int,
+        *,
+        exclusive: bool,
+    ) -> None:
+        super().__init__(connection, queue, id, number, mode, version)
+        self.selector_text = selector
+        self.exclusive = exclusive
+        self.owner = owner
+        self.prefetch = prefetch
+        self.keys: dict[bytes, int] = {}
+        self.unwritten: list[int] = []
+        subscription = b"" if id is None else b"subscription:%b\n" % escape(id, version).encode()
+        self.start = b"MESSAGE\n" + subscription
+
+    @property
+    def auto(self) -> bool:
+        return self.unacknowledged is None
+
+    def frames(self, frames: list[bytes], keys: list[int], counts: list[int] | None) -> bytes:
+        """The MESSAGE frames of a delivery; `counts` is how often each was delivered, None if all are for the first
+        time. Those that the client is to acknowledge are pending from now on."""
+        version = self.connection.version
+        if version is not Version.V1_2:
+            frames = [translate(frame, version or Version.V1_0) if b"\\" in frame else frame for frame in frames]
+        unacknowledged = self.unacknowledged
+        if unacknowledged is None:
+            if counts is None:
+                return self.head + self.head.join(frames)
+            start = self.start
+            return b"".join([start + _again(n) + b"message-id:" + f for f, n in zip(frames, counts, strict=True)])
+        pending = self.keys
+        add = unacknowledged.add
+        out = []
+        ack = b"%back:%d-" % (self.start, self.number) if version is Version.V1_2 else self.start
+        for place, frame in enumerate(frames):
+            id = frame[: frame.index(b"\n")]
+            pending[id] = keys[place]
+            add(id)
+            again = b"" if counts is None else _again(counts[place])
+            if version is Version.V1_2:
+                out.append(b"%b%b\n%bmessage-id:%b" % (ack, id, again, frame))
+            else:
+                out.append(b"%b%bmessage-id:%b" % (ack, again, frame))
+        return b"".join(out)
+
+
+def _again(count: int) -> bytes:
+    return b"redelivered:true\ndelivery-count:%d\n" % count if count > 1 else b""

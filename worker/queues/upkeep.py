@@ -1,0 +1,85 @@
+"""What happens in queues by time alone: messages that become due, expire, or rested long enough; queues that nobody
+uses; idempotency keys that nobody will repeat."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from worker.queues.owned import OwnedQueue
+from worker.store.interface import Park, Store
+
+if TYPE_CHECKING:
+    from worker.queues.owner import Owner
+
+__all__ = ["Upkeep"]
+
+_SWEEP = 1000
+"""Milliseconds between looks for what expired or idles."""
+_AT_ONCE = 1000
+"""Messages taken from the store in one go."""
+
+
+class Upkeep:
+    """Calls `wake_at` with when (ms since the epoch) `wake` is to be called."""
+
+    def __init__(self, owner: Owner, store: Store, wake_at: Callable[[int], None]) -> None:
+        self._owner = owner
+        self._store = store
+        self._wake_at = wake_at
+        self._resting: list[tuple[int, int, OwnedQueue]] = []
+        self._parked_due = 0
+        self._reading = False
+        self._next_sweep = 0
+
+    def start(self, now: int) -> None:
+        self._next_sweep = now + _SWEEP
+        self._wake_at(self._next_sweep)
+        self.parked(now)
+
+    def rest(self, owned: OwnedQueue, until: int) -> None:
+        """Messages of `owned` rest until then."""
+        heapq.heappush(self._resting, (until, owned.number, owned))
+        self._wake_at(until)
+
+    def parked(self, due: int) -> None:
+        """A message was parked until then; the store knows."""
+        if not self._parked_due or due < self._parked_due:
+            self._parked_due = due
+            self._wake_at(due)
+
+    def wake(self, now: int) -> None:
+        while self._resting and self._resting[0][0] <= now:
+            _, _, owned = heapq.heappop(self._resting)
+            self._owner.rested(owned, now)
+        if self._parked_due and self._parked_due <= now and not self._reading:
+            self._reading = True
+            self._store.parked(_AT_ONCE, self._came_due)
+        if self._next_sweep <= now:
+            self._next_sweep = now + _SWEEP
+            self._owner.sweep(now)
+            self._store.expired(now, _AT_ONCE, self._expired)
+        self._wake_at(min([self._next_sweep, *(each[0] for each in self._resting[:1])]))
+
+    def _came_due(self, parked: list[Park]) -> None:
+        self._reading = False
+        now = self._owner.now()
+        due = [each for each in parked if each.due <= now]
+        self._parked_due = 0
+        if due:
+            self._owner.unpark(due)
+            # The next may be due, too, as soon as the store has let go of these.
+            self._parked_due = now
+        elif parked:
+            self.parked(parked[0].due)
+
+    def unparked(self) -> None:
+        """What was unparked last is so in the store."""
+        if self._parked_due:
+            self._wake_at(self._owner.now())
+
+    def _expired(self, keys: list[int]) -> None:
+        # Again as long as it helps: what consumers have stays theirs, and is found each time.
+        if keys and self._owner.expire(keys) and len(keys) == _AT_ONCE:
+            self._store.expired(self._owner.now(), _AT_ONCE, self._expired)
