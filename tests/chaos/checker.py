@@ -91,16 +91,22 @@ class Verdict:
         lines = [f"{len(self.faults)} faults {dict(Counter(fault.kind.value for fault in self.faults))}; {self.counts}"]
         for fault in self.faults[:most]:
             lines.append(str(fault))
-            lines += [f"    {index}: {event}" for index, event in enumerate(history) if _concerns(event, fault.about)]
+            about = {fault.about, *_transactions_of(fault.about, history)}
+            lines += [f"    {index}: {event}" for index, event in enumerate(history) if _concerns(event, about)]
         return "\n".join(lines)
 
 
-def _concerns(event: Event, about: str) -> bool:
+def _transactions_of(id: str, history: list[Event]) -> set[str]:
+    sends = {event.transaction for event in history if isinstance(event, Sent) and event.id == id}
+    acks = {event.transaction for event in history if isinstance(event, Acknowledged) and id in event.ids}
+    return {name for name in sends | acks if name is not None}
+
+
+def _concerns(event: Event, about: set[str]) -> bool:
     if isinstance(event, Killed | Recovered | Calm):
         return True
-    if isinstance(event, Acknowledged | AcknowledgementReceipted | Returned):
-        return about in event.ids or getattr(event, "transaction", None) == about
-    return about in (getattr(event, name, None) for name in ("id", "transaction"))
+    named = {getattr(event, "id", None), getattr(event, "transaction", None), *getattr(event, "ids", ())}
+    return bool(about & named)
 
 
 @dataclass(slots=True)
@@ -205,6 +211,11 @@ class _Judge:
             self._fault(Kind.PHANTOM, event.id, f"came from {event.queue} to {event.consumer}, but {where}", index)
             return
         message.deliveries += 1
+        if event.consumer in self._closed:
+            # It was on its way when the subscription ended, and may have gone on to another and come there since.
+            self._verdict.counts["left over"] += 1
+            message.last_consumer = message.last_consumer or event.consumer
+            return
         if message.deliveries > 1:
             self._delivered_again(index, event, message)
         elif event.redelivered or event.count:
