@@ -138,7 +138,7 @@ class Owner:
     def start(self) -> None:
         """Every sibling has said which deliveries it still has: deliver from now on."""
         self.open = True
-        self.upkeep.start(self.now())
+        self.upkeep.start()
         self._dirty = dict.fromkeys(self._queues.values())
         self.flush()
 
@@ -149,6 +149,7 @@ class Owner:
     def _put(self, owned: OwnedQueue) -> None:
         self._queues[owned.name] = owned
         self._numbers[owned.number] = owned
+        self.upkeep.sweep()
 
     def _first_counter(self) -> int:
         return (self._surroundings.now() // 1000 - _EPOCH) << 8
@@ -665,8 +666,8 @@ class Owner:
         self._dirty[owned] = None
         self.flush()
 
-    def sweep(self, now: int) -> None:
-        """Forget what nobody needs any more."""
+    def sweep(self, now: int) -> bool:
+        """Forget what nobody needs any more; whether there is still something to look after."""
         self._store.forget_keys(self.seen.forget(now))
         timeout = round(self._settings.idle_timeout * 1000)
         changes: list[Change] = []
@@ -681,6 +682,7 @@ class Owner:
                 changes.append(DropQueue(owned.number))
         if changes:
             self._write(Unit(changes=changes, must=True))
+        return bool(self._queues)
 
     def _maybe_idle(self, owned: OwnedQueue) -> None:
         if not owned.queue.messages and not owned.queue.consumers:

@@ -33,10 +33,15 @@ class Upkeep:
         self._reading = False
         self._next_sweep = 0
 
-    def start(self, now: int) -> None:
-        self._next_sweep = now + _SWEEP
-        self._wake_at(self._next_sweep)
-        self.parked(now)
+    def start(self) -> None:
+        """Look after what an earlier life left parked."""
+        self._read_parked()
+
+    def sweep(self) -> None:
+        """There is a queue to look after."""
+        if not self._next_sweep:
+            self._next_sweep = self._owner.now() + _SWEEP
+            self._wake_at(self._next_sweep)
 
     def rest(self, owned: OwnedQueue, until: int) -> None:
         """Messages of `owned` rest until then."""
@@ -53,14 +58,19 @@ class Upkeep:
         while self._resting and self._resting[0][0] <= now:
             _, _, owned = heapq.heappop(self._resting)
             self._owner.rested(owned, now)
-        if self._parked_due and self._parked_due <= now and not self._reading:
+        if self._parked_due and self._parked_due <= now:
+            self._read_parked()
+        if 0 < self._next_sweep <= now:
+            self._next_sweep = now + _SWEEP if self._owner.sweep(now) else 0
+            self._store.expired(now, _AT_ONCE, self._expired)
+        for due in (self._next_sweep, self._resting[0][0] if self._resting else 0):
+            if due:
+                self._wake_at(due)
+
+    def _read_parked(self) -> None:
+        if not self._reading:
             self._reading = True
             self._store.parked(_AT_ONCE, self._came_due)
-        if self._next_sweep <= now:
-            self._next_sweep = now + _SWEEP
-            self._owner.sweep(now)
-            self._store.expired(now, _AT_ONCE, self._expired)
-        self._wake_at(min([self._next_sweep, *(each[0] for each in self._resting[:1])]))
 
     def _came_due(self, parked: list[Park]) -> None:
         self._reading = False
