@@ -14,7 +14,7 @@ import apsw
 
 from worker.store.interface import StoreError
 
-__all__ = ["APPLICATION_ID", "MIGRATIONS", "Bindings", "configure", "failure", "first", "prepare"]
+__all__ = ["APPLICATION_ID", "BUSY_MS", "MIGRATIONS", "Bindings", "configure", "failure", "first", "prepare"]
 
 Bindings = tuple[Any, ...]
 
@@ -48,6 +48,9 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 )
 """What leads from version n to n + 1. A released entry is never edited: a change is a new entry."""
 
+BUSY_MS = 10_000
+"""For the moments in which one connection holds what another one needs, all within this process."""
+
 _TABLES = frozenset(
     ("message", "delivery", "expiry", "queue", "depth", "mark", "parked", "seen", "committed", "retained")
 )
@@ -75,7 +78,7 @@ def configure(connection: apsw.Connection) -> None:
     # Checkpoints are the writer's, at times of its choosing.
     for line in ("synchronous = FULL", "wal_autocheckpoint = 0", "temp_store = MEMORY", "cache_size = -8192"):
         list(connection.execute(f"PRAGMA {line}"))
-    connection.set_busy_timeout(10_000)
+    connection.set_busy_timeout(BUSY_MS)
 
 
 def prepare(connection: apsw.Connection, path: str, migrations: tuple[tuple[str, ...], ...] = MIGRATIONS) -> None:

@@ -19,6 +19,7 @@ from common.log import Event, EventLog
 from worker.store import reader as reading
 from worker.store.interface import Done, Park, PutKey, PutTransaction, Recovered, Retain, StoreError, Unit
 from worker.store.reader import Reader, Request, Row
+from worker.store.reserve import Reserve
 from worker.store.schema import configure, failure, prepare
 from worker.store.writer import Item, Writer
 
@@ -26,6 +27,8 @@ __all__ = ["SqliteStore"]
 
 _PER_MESSAGE = 64
 """Bytes of memory of a key, a change or a unit that waits, besides its frame; about."""
+_RESERVE_BYTES = 8 << 20
+"""Room on the disk that only deletes and other `must` units may use up."""
 
 
 class SqliteStore:
@@ -33,7 +36,8 @@ class SqliteStore:
 
     `quota_bytes` is what the messages may take on disk, 0 for no limit: units that are not `must` and bring bytes fail
     above it. The write-ahead log takes about `wal_bytes` besides. After a failed commit, `must` units are tried again
-    every `retry_interval` seconds, and with the next write. Beside the file at `path` stand `-wal`, `-shm` and `.lock`.
+    every `retry_interval` seconds, and with the next write. Beside the file at `path` stand
+    `-wal`, `-shm`, `.lock`, and `.reserve`: room that is given up when the disk is full, so that messages can leave.
     """
 
     def __init__(
@@ -73,10 +77,13 @@ class SqliteStore:
             writing = self._connect()
             prepare(writing, self._path)
             recovered = self._recover(writing)
-            other = self._connect()
+            other, helper = self._connect(), self._connect()
             configure(other)
+            configure(helper)
             self._writer = Writer(
                 writing,
+                helper,
+                Reserve(f"{self._path}.reserve", _RESERVE_BYTES),
                 self._log,
                 self._finished,
                 self._writer_ended,

@@ -19,6 +19,7 @@ from common.log import Event, EventLog
 from worker.store.batch import split
 from worker.store.interface import Done, StoreError, Unit
 from worker.store.log_file import WriteAheadLog
+from worker.store.reserve import Reserve
 from worker.store.schema import failure, first
 from worker.store.statements import Statements
 
@@ -78,6 +79,8 @@ class Writer:
     def __init__(
         self,
         connection: apsw.Connection,
+        helper: apsw.Connection,
+        reserve: Reserve,
         log: EventLog,
         finished: Callable[[list[Item]], None],
         ended: Callable[[BaseException | None], None],
@@ -88,6 +91,7 @@ class Writer:
     ) -> None:
         self.counters = Counters()
         self._connection = connection
+        self._reserve = reserve
         self._statements = Statements(connection)
         self._log = log
         self._finished = finished
@@ -103,7 +107,7 @@ class Writer:
         self._page_size = int(connection.pragma("page_size"))
         self._quota_bytes = quota_bytes
         self._room = 0
-        self._wal = WriteAheadLog(connection, wal_bytes)
+        self._wal = WriteAheadLog(connection, helper, wal_bytes)
         self._thread = Thread(target=self._run, name="store-writer", daemon=True)
 
     def start(self) -> None:
@@ -125,6 +129,7 @@ class Writer:
                 self._turn(self._take())
             completed = True
         finally:
+            self._wal.close()
             # Whatever ends this thread, a SystemExit that threading ignores included, must be seen.
             self._ended(None if completed else sys.exception())
 
@@ -144,6 +149,8 @@ class Writer:
     def _patience(self) -> float | None:
         if self._kept or self._failed_at is not None:
             return self._retry_interval
+        if self._wal.shrinking:
+            return 0
         return _IDLE if self._wal.used else None
 
     def _turn(self, items: list[Item]) -> None:
@@ -165,8 +172,7 @@ class Writer:
         """Store in order. When a group fails, it is halved until the units at fault are found, so that one that is
         too big does not take the others with it. What follows a `must` unit that cannot be stored is not tried: it
         would overtake."""
-        if self._quota_bytes:
-            self._apply_quota(items)
+        self._refuse_growth(items)
         outcome: list[Item] = []
         parts = [items]
         attempts = 0
@@ -187,7 +193,7 @@ class Writer:
                 self._log.error(Event.INTERNAL_ERROR, error=str(error), keys=[key for key, _ in part[0].unit.inserts])
                 must = []
                 part[0].error = error
-            elif must and stuck is None and (len(must) == len(part) or self._attempt(must) is not None):
+            elif must and stuck is None and not self._insist(must, alone=len(must) == len(part), error=error):
                 stuck = error
             if stuck is not None:
                 self._kept += must
@@ -200,6 +206,19 @@ class Writer:
         self._tell_health()
         if outcome:
             self._finished(outcome)
+
+    def _insist(self, must: list[Item], *, alone: bool, error: StoreError) -> bool:
+        """Whether `must` can be stored without the others (if these were not `alone` when they failed by `error`), or
+        with the room kept for that."""
+        latest = error if alone else self._attempt(must)
+        if latest is not None and latest.full:
+            # Written back, the log starts anew in the room that it has.
+            self._maintain(self._wal.write_back)
+            latest = self._attempt(must)
+        if latest is not None and latest.full and self._reserve.spend():
+            self._maintain(self._wal.write_back)
+            latest = self._attempt(must)
+        return latest is None
 
     def _attempt(self, items: list[Item]) -> StoreError | None:
         """One commit of those of `items` that may be stored. Returns why it failed."""
@@ -245,26 +264,41 @@ class Writer:
 
     @property
     def failing(self) -> StoreError | None:
+        if self._reserve.spent:
+            return StoreError("The disk is full", full=True)
         return self._disk_error or self._quota_error
 
-    def _apply_quota(self, items: list[Item]) -> None:
-        """Refuse what brings new bytes when there is no room for them. `must` units and deletes go on."""
+    def _refuse_growth(self, items: list[Item]) -> None:
+        """Refuse what brings bytes when there is no room for them. `must` units and deletes go on."""
+        if self._reserve.spent:
+            self._restore_reserve()
+        elif not self._quota_bytes:
+            return
         needed, looked = 0, False
         for item in items:
             if item.unit.must or not item.growth:
                 continue
-            if needed + item.growth > self._room and not looked:
-                looked = True
-                self._look_for_room()
-            if needed + item.growth > self._room:
-                item.error = self._quota_error = StoreError(
-                    f"The store's quota of {self._quota_bytes} bytes is used up", full=True
-                )
-                self._failed_at = time.monotonic()
-            else:
-                needed += item.growth
+            if self._reserve.spent:
+                item.error = StoreError("The disk is full", full=True)
+            elif self._quota_bytes:
+                if needed + item.growth > self._room and not looked:
+                    looked = True
+                    self._look_for_room()
+                if needed + item.growth > self._room:
+                    item.error = self._quota_error = StoreError(
+                        f"The store's quota of {self._quota_bytes} bytes is used up", full=True
+                    )
+                    self._failed_at = time.monotonic()
+                else:
+                    needed += item.growth
         # An estimate on the safe side: it only makes the next look come sooner.
         self._room -= 2 * needed
+
+    def _restore_reserve(self) -> None:
+        now = time.monotonic()
+        if self._failed_at is None or now - self._failed_at >= self._retry_interval:
+            self._failed_at = now
+            self._reserve.restore()
 
     def _look_for_room(self) -> None:
         used = first(self._connection, _PAGES_IN_USE)[0] * self._page_size
@@ -289,7 +323,9 @@ class Writer:
 
     def _idle(self) -> None:
         """Nothing came for a while: see whether a disk that failed is well again, and tidy up."""
-        if self._disk_error is not None:
+        if self._reserve.spent:
+            self._restore_reserve()
+        elif self._disk_error is not None:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._connection.execute("REPLACE INTO depth VALUES (-1, 0, 0)")
@@ -300,7 +336,7 @@ class Writer:
         elif self._quota_error is not None:
             self._look_for_room()
         elif self._wal.used:
-            self._maintain(self._wal.empty)
+            self._maintain(self._wal.tidy)
         self._tell_health()
 
     def _maintain(self, action: Callable[[], None]) -> None:
