@@ -81,7 +81,8 @@ class WorkerProcess:
             server.close()
         if self._core is not None:
             self._core.backplane.close()
-        if self._store is not None:
+        if self._store is not None and self._core is not None:
+            self._core.queues.stop()
             written = self._loop.create_future()
             self._store.close(lambda: written.set_result(None))
             await written

@@ -37,6 +37,10 @@ class Seen:
         self._seen[queue, key] = message_id, now
         return PutKey(queue.decode(), key, message_id.decode(), now)
 
+    def remove(self, key: PutKey) -> None:
+        """It was not stored after all."""
+        self._seen.pop((key.destination.encode(), key.key), None)
+
     def forget(self, now: int) -> int:
         """Let go of what is too old or too much; returns the time before which the store need keep none."""
         seen = self._seen

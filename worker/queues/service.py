@@ -106,6 +106,11 @@ class Queues:
             parts = msgpack.unpackb(transaction.record, strict_map_key=False)
             self._apply_parts(transaction.id, parts, None)
 
+    def stop(self) -> None:
+        """Nothing comes and nothing goes any more."""
+        self.flush()
+        self.owner.stop()
+
     # --- Surroundings of the owner
 
     def owner_of(self, queue: bytes) -> int:
@@ -494,14 +499,14 @@ class Queues:
         while self._settling:
             self._flush_settled()
             self.owner.flush()
-        if self._deliveries:
-            deliveries, self._deliveries = self._deliveries, {}
-            for slot, each in deliveries.items():
-                self._send(slot, [DELIVER, each])
         if self._confirms:
             confirms, self._confirms = self._confirms, {}
             for slot, each in confirms.items():
                 self._send(slot, [CONFIRM, each])
+        if self._deliveries:
+            deliveries, self._deliveries = self._deliveries, {}
+            for slot, each in deliveries.items():
+                self._send(slot, [DELIVER, each])
         self._look_at_store()
 
     def _flush_settled(self) -> None:

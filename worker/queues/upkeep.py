@@ -37,7 +37,7 @@ class Upkeep:
         """Look after what an earlier life left parked."""
         self._read_parked()
 
-    def sweep(self) -> None:
+    def look_after(self) -> None:
         """There is a queue to look after."""
         if not self._next_sweep:
             self._next_sweep = self._owner.now() + _SWEEP
@@ -57,12 +57,13 @@ class Upkeep:
     def wake(self, now: int) -> None:
         while self._resting and self._resting[0][0] <= now:
             _, _, owned = heapq.heappop(self._resting)
-            self._owner.rested(owned, now)
+            self._owner.rest(owned)
         if self._parked_due and self._parked_due <= now:
             self._read_parked()
         if 0 < self._next_sweep <= now:
             self._next_sweep = now + _SWEEP if self._owner.sweep(now) else 0
             self._store.expired(now, _AT_ONCE, self._expired)
+        self._owner.flush()
         for due in (self._next_sweep, self._resting[0][0] if self._resting else 0):
             if due:
                 self._wake_at(due)

@@ -1,0 +1,144 @@
+"""Messages come into the queues of an owner: within their limits, each idempotency key once, delayed ones later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from common.errors import ErrorCode
+from worker.queues.idempotency import Seen
+from worker.queues.letters import ADD, DONE, Operation, Outcome
+from worker.queues.owned import OwnedQueue
+from worker.store.interface import Park, PutKey, Unit, Unpark
+from worker.traits import Traits, traits_of
+
+if TYPE_CHECKING:
+    from worker.queues.owner import Owner
+
+__all__ = ["Arrivals"]
+
+
+class Arrivals:
+    """`next_parked` is the first id that no parked message ever had."""
+
+    def __init__(self, owner: Owner, seen: Seen) -> None:
+        self._owner = owner
+        self._registry = owner.registry
+        self.seen = seen
+        self.next_parked = 1
+
+    def add(self, unit: Unit, operation: Operation, *, limited: bool) -> Outcome:
+        """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
+        _, name, prefix, items, packed = operation
+        now = self._owner.now()
+        owned = self._registry.find(name, now)
+        if owned is None:
+            return self._registry.refusal()
+        traits = None if packed is None else {place: Traits(*each) for place, each in packed.items()}
+        outcome = DONE
+        if traits is not None:
+            items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, now)
+            outcome = Outcome(duplicates=duplicates) if duplicates else DONE
+            items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
+        policy = owned.policy
+        if policy.max_messages or policy.max_bytes:
+            room = owned.room
+            if room < len(items) and policy.when_full == "reject" and limited:
+                items = items[:room]
+                outcome = self._full(owned, room)
+            owned.add(unit, prefix, items, traits, now)
+            if policy.when_full == "drop-head":
+                self._owner.departures.drop_head(unit, owned)
+            elif policy.when_full == "block":
+                self._owner.block_when_full(owned)
+        else:
+            owned.add(unit, prefix, items, traits, now)
+        self._owner.touch(owned)
+        return outcome
+
+    def check_room(self, operations: list[Operation]) -> Outcome:
+        """DONE, or the refusal of a whole transaction, for which a queue has no room."""
+        wanted: dict[bytes, int] = {}
+        for operation in operations:
+            if operation[0] == ADD:
+                wanted[operation[1]] = wanted.get(operation[1], 0) + len(operation[3])
+        for name, count in wanted.items():
+            owned = self._registry.find(name, self._owner.now())
+            if owned is None:
+                return self._registry.refusal()
+            if owned.policy.when_full == "reject" and owned.room < count:
+                return self._full(owned, 0)
+        return DONE
+
+    def undo(self, unit: Unit) -> None:
+        """The store refused `unit`: what it said of queues and idempotency keys is to be said again."""
+        for change in unit.changes:
+            if isinstance(change, PutKey):
+                self.seen.remove(change)
+        for number in {number for number, _, _ in unit.depths}:
+            owned = self._registry.by_number(number)
+            if owned is not None:
+                owned.reserved = 0
+
+    def unpark(self, parked: list[Park]) -> None:
+        """These are due."""
+        for each in parked:
+            unit = Unit(changes=[Unpark(each.id)], must=True)
+            traits = traits_of(each.frame)
+            packed = None if traits is None else {0: traits.pack()}
+            self.add(unit, [ADD, each.queue.encode(), b"", [each.frame], packed], limited=False)
+            self._owner.write(unit, lambda error: self._owner.upkeep.unparked())
+
+    def _full(self, owned: OwnedQueue, place: int) -> Outcome:
+        policy, queue = owned.policy, owned.queue
+        detail = (
+            f"{owned.name.decode()!r} holds {queue.messages} messages of {queue.bytes} bytes; the limits are "
+            f"{policy.max_messages or 'no'} messages (destination.max_messages) and {policy.max_bytes or 'no'} bytes "
+            "(destination.max_bytes); send again when consumers have made room"
+        )
+        return Outcome((ErrorCode.QUEUE_FULL.value, "queue is full", detail), place)
+
+    def _without_repeats(
+        self, unit: Unit, name: bytes, prefix: bytes, items: list[bytes], traits: dict[int, Traits], now: int
+    ) -> tuple[list[bytes], dict[int, Traits], dict[int, bytes]]:
+        kept: list[bytes] = []
+        kept_traits: dict[int, Traits] = {}
+        duplicates: dict[int, bytes] = {}
+        for place, item in enumerate(items):
+            each = traits.get(place)
+            if each is not None and each.idempotency_key is not None:
+                first = self.seen.find(name, each.idempotency_key, now)
+                if first is not None:
+                    duplicates[place] = first
+                    continue
+                id = prefix + item[: item.index(b"\n")]
+                unit.changes.append(self.seen.add(name, each.idempotency_key, id, now))
+            if each is not None:
+                kept_traits[len(kept)] = each
+            kept.append(item)
+        return kept, kept_traits, duplicates
+
+    def _without_delayed(
+        self,
+        unit: Unit,
+        owned: OwnedQueue,
+        prefix: bytes,
+        items: list[bytes],
+        traits: dict[int, Traits],
+        now: int,
+    ) -> tuple[list[bytes], dict[int, Traits]]:
+        if not any(each.delay or each.deliver_at for each in traits.values()):
+            return items, traits
+        kept: list[bytes] = []
+        kept_traits: dict[int, Traits] = {}
+        for place, item in enumerate(items):
+            each = traits.get(place)
+            due = 0 if each is None else each.deliver_at or (now + each.delay if each.delay else 0)
+            if due > now:
+                unit.changes.append(Park(self.next_parked, due, owned.name.decode(), prefix + item))
+                self.next_parked += 1
+                self._owner.upkeep.parked(due)
+                continue
+            if each is not None:
+                kept_traits[len(kept)] = each
+            kept.append(item)
+        return kept, kept_traits
