@@ -14,10 +14,10 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["BenchError", "ProcessTree", "free_port", "machine_busy_seconds", "wait_until"]
+__all__ = ["BenchError", "ProcessTree", "free_port", "machine_busy_seconds", "thread_seconds", "wait_until"]
 
 _TICK = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -68,6 +68,20 @@ def _stat(pid: int) -> list[str] | None:
         return None
     fields = text.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields
+
+
+def thread_seconds(pids: Iterable[int]) -> dict[int, tuple[str, float]]:
+    """Name and CPU seconds so far of every thread of the processes, by thread id."""
+    found: dict[int, tuple[str, float]] = {}
+    for pid in pids:
+        for folder in Path(f"/proc/{pid}/task").iterdir():
+            try:
+                before, _, after = (folder / "stat").read_text().rpartition(")")
+            except (FileNotFoundError, ProcessLookupError):  # a thread that just ended
+                continue
+            fields = after.split()
+            found[int(folder.name)] = (before.partition("(")[2], (int(fields[11]) + int(fields[12])) / _TICK)
+    return found
 
 
 class ProcessTree:

@@ -1,7 +1,7 @@
 """Where the time of Stampede's workers goes: py-spy's samples, each charged to a part of the broker.
 
 A sample belongs to the innermost frame of our own files: what SQLite, ZeroMQ or uvloop do is charged to their caller.
-Only threads that are on a processor are sampled, so waiting for the disk or for work is not counted.
+A thread weighs as much as the CPU time it used, so waiting for the disk or for work is not counted.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ import subprocess
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from processes import BenchError
+from processes import BenchError, thread_seconds
 
 __all__ = ["OTHER", "PARTS", "charged_to", "part_of", "profiled", "shares"]
 
@@ -34,10 +34,13 @@ _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("queue", ("worker/queues",)),
     ("backplane", ("worker/backplane",)),
     ("store", ("worker/store",)),
-    ("routing and writing", ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow")),
+    ("sessions", ("worker/commands", "worker/acceptance", "worker/receipts", "worker/transactions")),
+    ("routing, writing", ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow")),
     ("event loop", ("worker/__main__", "worker/process")),
 )
 PARTS = (*(part for part, _ in _PREFIXES), OTHER)
+_ZEROMQ = "ZeroMQ's own threads"
+_THREAD = re.compile(r"thread \((\d+)\)")
 _FRAME = re.compile(r".* \((?P<path>.+\.py):\d+\)$")
 
 
@@ -57,22 +60,38 @@ def charged_to(stack: str) -> str:
 
 def part_of(path: str) -> str:
     """The part of the broker a file such as `worker/ingest.py` belongs to."""
+    if path == _ZEROMQ:
+        return "backplane"
     return next((part for part, prefixes in _PREFIXES if path.startswith(prefixes)), OTHER)
 
 
-def shares(lines: Iterable[str]) -> dict[str, Any]:
-    """From py-spy's raw format (`STACK COUNT`): share (0 to 1) of every part and file (`files`), and `samples`."""
-    counts: Counter[str] = Counter()
+def shares(lines: Iterable[str], threads: Mapping[int, tuple[str, float]]) -> dict[str, Any]:
+    """Share (0 to 1) of every part and file (`files`), and `samples` and `cpu_s`.
+
+    `lines`: py-spy's raw format with threads (`thread (ID): NAME;FRAME;... COUNT`). `threads`: name and CPU
+    seconds by id. Samples only divide the time of one thread: sampling wakes those that wait, so some seem at work.
+    """
+    samples: dict[int, Counter[str]] = {}
     for line in lines:
         stack, _, count = line.rpartition(" ")
-        if stack:
-            counts[charged_to(stack)] += int(count)
-    total = max(1, counts.total())
+        if found := _THREAD.match(stack):
+            samples.setdefault(int(found[1]), Counter())[charged_to(stack)] += int(count)
+    times: dict[str, float] = {}
+    for thread, (name, used) in threads.items():
+        counts = samples.get(thread) or Counter({_ZEROMQ if name.startswith("ZMQ") else "": 1})
+        for path, number in counts.items():
+            times[path] = times.get(path, 0.0) + used * number / counts.total()
+    total = sum(times.values()) or 1.0
     parts = dict.fromkeys(PARTS, 0.0)
-    for path, number in counts.items():
-        parts[part_of(path)] += number / total
-    files = {path or "none of ours": round(number / total, 4) for path, number in counts.most_common()}
-    return {**parts, "files": files, "samples": counts.total()}
+    for path, used in times.items():
+        parts[part_of(path)] += used / total
+    ordered = sorted(times.items(), key=lambda item: -item[1])
+    return {
+        **parts,
+        "files": {path or "none of ours": round(used / total, 4) for path, used in ordered if used},
+        "samples": sum(counts.total() for counts in samples.values()),
+        "cpu_s": round(sum(times.values()), 2),
+    }
 
 
 def _program() -> str:
@@ -96,20 +115,22 @@ def _await_sampling(recorder: subprocess.Popen[bytes], pid: int) -> None:
 
 
 @contextlib.contextmanager
-def profiled(pids: Iterable[int], result: dict[str, Any]) -> Iterator[None]:
+def profiled(pids: Sequence[int], result: dict[str, Any]) -> Iterator[None]:
     """Sample the processes while the body runs; fills `result` with what `shares` says of them together."""
     program = _program()
     with tempfile.TemporaryDirectory(prefix="bench-profile-") as folder, contextlib.ExitStack() as stack:
         recorders: list[subprocess.Popen[bytes]] = []
         for pid in pids:
-            command = [program, "record", "--format", "raw", "--full-filenames", "--rate", str(_RATE)]
+            command = [program, "record", "--format", "raw", "--threads", "--full-filenames", "--rate", str(_RATE)]
             command += ["--pid", str(pid), "--duration", "unlimited", "--output", f"{folder}/{pid}"]
             recorder = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
             stack.enter_context(recorder)
             stack.callback(recorder.kill)
             recorders.append(recorder)
             _await_sampling(recorder, pid)
+        before = thread_seconds(pids)
         yield
+        after = thread_seconds(pids)
         for recorder in recorders:
             recorder.send_signal(signal.SIGINT)
         for recorder in recorders:
@@ -117,4 +138,5 @@ def profiled(pids: Iterable[int], result: dict[str, Any]) -> Iterator[None]:
             if recorder.returncode != 0:
                 raise BenchError(f"py-spy failed: {output.decode(errors='replace').strip()}")
         texts = [path.read_text() for path in sorted(Path(folder).iterdir())]
-    result.update(shares(line for text in texts for line in text.splitlines()))
+    used = {thread: (name, end - before.get(thread, ("", 0.0))[1]) for thread, (name, end) in after.items()}
+    result.update(shares((line for text in texts for line in text.splitlines()), used))

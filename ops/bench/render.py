@@ -193,8 +193,8 @@ def _profiles(latest: Latest) -> list[str]:
     return [
         "## Where the time goes",
         "",
-        "Shares of the time the workers are on a processor, sampled in a run of its own. What ZeroMQ, SQLite and the",
-        "kernel do is charged to the part that asked for it.",
+        "Shares of the CPU time of the workers, sampled in a run of its own. What ZeroMQ, SQLite and the kernel do is",
+        "charged to the part that asked for it.",
         "",
         *_table(["scenario", "broker", *PARTS, "samples"], rows),
     ]
