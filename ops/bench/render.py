@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from profiling import PARTS
+from profiling import PARTS, part_of
 from scenarios import SCENARIOS
 from workloads import BEST_RIVAL, Scenario
 
@@ -186,7 +186,11 @@ def _profiles(latest: Latest) -> list[str]:
     for key, (_, _, record) in latest.items():
         for name, entry in record["brokers"].items():
             if found := entry.get("profile"):
-                cells = [f"{found[part]:.0%}" for part in PARTS]
+                # From the files, not from the recorded parts: which file belongs to which part may change.
+                charged = dict.fromkeys(PARTS, 0.0)
+                for path, share in found["files"].items():
+                    charged[part_of(path)] += share
+                cells = [f"{charged[part]:.0%}" for part in PARTS]
                 rows.append([key, name, *cells, f"{found['samples']:,}"])
     if not rows:
         return []
