@@ -271,7 +271,7 @@ class Writer:
     def _refuse_growth(self, items: list[Item]) -> None:
         """Refuse what brings bytes when there is no room for them. `must` units and deletes go on."""
         if self._reserve.spent:
-            self._restore_reserve()
+            self._reserve.restore()
         elif not self._quota_bytes:
             return
         needed, looked = 0, False
@@ -293,12 +293,6 @@ class Writer:
                     needed += item.growth
         # An estimate on the safe side: it only makes the next look come sooner.
         self._room -= 2 * needed
-
-    def _restore_reserve(self) -> None:
-        now = time.monotonic()
-        if self._failed_at is None or now - self._failed_at >= self._retry_interval:
-            self._failed_at = now
-            self._reserve.restore()
 
     def _look_for_room(self) -> None:
         used = first(self._connection, _PAGES_IN_USE)[0] * self._page_size
@@ -324,7 +318,7 @@ class Writer:
     def _idle(self) -> None:
         """Nothing came for a while: see whether a disk that failed is well again, and tidy up."""
         if self._reserve.spent:
-            self._restore_reserve()
+            self._reserve.restore()
         elif self._disk_error is not None:
             try:
                 self._connection.execute("BEGIN IMMEDIATE")
