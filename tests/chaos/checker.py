@@ -91,15 +91,17 @@ class Verdict:
         lines = [f"{len(self.faults)} faults {dict(Counter(fault.kind.value for fault in self.faults))}; {self.counts}"]
         for fault in self.faults[:most]:
             lines.append(str(fault))
-            about = {fault.about, *_transactions_of(fault.about, history)}
+            about = {fault.about, *_relatives(fault.about, history)}
             lines += [f"    {index}: {event}" for index, event in enumerate(history) if _concerns(event, about)]
         return "\n".join(lines)
 
 
-def _transactions_of(id: str, history: list[Event]) -> set[str]:
+def _relatives(id: str, history: list[Event]) -> set[str]:
+    """The transactions that sent or acknowledged it, and whatever else they sent."""
     sends = {event.transaction for event in history if isinstance(event, Sent) and event.id == id}
     acks = {event.transaction for event in history if isinstance(event, Acknowledged) and id in event.ids}
-    return {name for name in sends | acks if name is not None}
+    names = {name for name in sends | acks | {id} if name is not None}
+    return names | {event.id for event in history if isinstance(event, Sent) and event.transaction in names}
 
 
 def _concerns(event: Event, about: set[str]) -> bool:
@@ -117,6 +119,8 @@ class _Message:
     last_consumer: str = ""
     last_at: int = -1
     message_id: str = ""
+    is_plain_seen: bool = False
+    """A delivery that did not say that it was another one."""
     may_return: bool = False
     """It was sent back since its last delivery."""
     acked: bool = False
@@ -231,13 +235,18 @@ class _Judge:
             self._fault(Kind.UNDONE, event.id, text, index)
         if self._calm:
             self._late.append((index, event.id))
+        message.is_plain_seen = message.is_plain_seen or not event.redelivered
         message.last_consumer, message.last_at, message.may_return = event.consumer, index, False
 
     def _delivered_again(self, index: int, event: Delivered, message: _Message) -> None:
         self._verdict.counts["redeliveries"] += 1
-        if not event.redelivered:
-            self._fault(Kind.UNMARKED, event.id, f"delivery {message.deliveries} does not say so", index)
         was_lost = self._dead > 0 or message.last_at < self._last_death
+        if not event.redelivered:
+            # While workers die, the first delivery may still be under way when the second comes by another one.
+            if message.is_plain_seen or not was_lost:
+                self._fault(Kind.UNMARKED, event.id, f"delivery {message.deliveries} does not say so", index)
+            else:
+                self._verdict.counts["first read last"] += 1
         if not (was_lost or message.may_return or message.last_consumer in self._closed):
             text = f"came to {event.consumer}, while {message.last_consumer} has it since event {message.last_at}"
             self._fault(Kind.UNPROVOKED, event.id, text, index)
@@ -332,9 +341,12 @@ class _Judge:
         seen = [id for id in transaction.sends if self._messages[id].deliveries]
         if seen and not transaction.committed:
             self._fault(Kind.PHANTOM, name, f"never committed, but {seen[0]} was delivered")
+        # What was delivered from memory and not acknowledged may have gone with the process, all of it.
+        is_there = any(self._messages[id].settled_at >= 0 for id in seen)
         if transaction.committed and not transaction.receipted and transaction.sends:
-            self._verdict.counts["COMMIT unreceipted, there" if seen else "COMMIT unreceipted, not there"] += 1
-        return transaction.committed and (transaction.receipted or bool(seen))
+            how = "there" if is_there else "seen, not there" if seen else "not there"
+            self._verdict.counts[f"COMMIT unreceipted, {how}"] += 1
+        return transaction.committed and (transaction.receipted or is_there)
 
     def _check_settled(self, id: str, message: _Message, effective: set[str]) -> None:
         """Whatever was acknowledged in effect may be gone; everything else has to have come in the end."""
@@ -352,6 +364,8 @@ class _Judge:
             self._fault(Kind.LOST, id, f"never acknowledged, and gone from {message.sent.queue}")
 
     def _is_open(self, name: str) -> bool:
-        """Committed without a receipt, and without a SEND that would tell whether it took effect."""
+        """Committed without a receipt, and none of its SENDs tells whether it took effect: it has none, or they were
+        seen, and may have gone since either way."""
         transaction = self._transactions[name]
-        return transaction.committed and not transaction.receipted and not transaction.sends
+        seen = any(self._messages[id].deliveries for id in transaction.sends)
+        return transaction.committed and not transaction.receipted and (seen or not transaction.sends)

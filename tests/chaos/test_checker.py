@@ -81,6 +81,7 @@ GOOD: dict[str, History] = {
     "again after a crash": [*sent(1), *came(1), *CRASH, *consumed(1, count=2)],
     "again before the successor is there": [*sent(1), *came(1), Killed("x"), *consumed(1, count=2), Recovered("x")],
     "read late": [*sent(1), Killed("x"), *came(1), Recovered("x"), *consumed(1, count=2, to="d")],
+    "first delivery read last": [*sent(1), Killed("x"), *came(1, count=2, to="d"), *came(1), *CRASH, *done(1)],
     "again after the consumer closed": [*sent(1), *came(1), Closed("c"), *consumed(1, count=2, to="d")],
     "left over when the consumer closed": [*sent(1), Closed("c"), *came(1), *consumed(1, count=2, to="d")],
     "left over, read last": [*sent(1), Closed("c"), *came(1, count=2, to="d"), *came(1), *done(1)],
@@ -105,6 +106,22 @@ GOOD: dict[str, History] = {
         *consumed(3, queue="b"),
     ],
     "COMMIT of an ACK alone, unreceipted": [*sent(1), *came(1), Acknowledged(("m1",), "t"), Committed("t"), *CRASH],
+    "COMMIT unreceipted, delivered from memory, all gone": [
+        *TRANSACTION,
+        *committed("t", receipted=False),
+        *came(2, queue="a"),
+        *CRASH,
+        *consumed(1, count=2),
+    ],
+    "COMMIT unreceipted, effect, nothing receipted": [
+        *TRANSACTION,
+        *committed("t", receipted=False),
+        *came(2, queue="a"),
+        *done(2, receipted=False),
+        *came(3, queue="b"),
+        *done(3, receipted=False),
+        *CRASH,
+    ],
     "not committed": [*TRANSACTION, Closed("c"), *consumed(1, count=2)],
 }
 
@@ -114,6 +131,10 @@ BAD: dict[str, tuple[Kind, History]] = {
     "not committed and not given back": (Kind.LOST, [*TRANSACTION, *CRASH]),
     "ACK receipted, comes again": (Kind.UNDONE, [*sent(1), *consumed(1), *CRASH, *consumed(1, count=2)]),
     "second delivery without a mark": (Kind.UNMARKED, [*sent(1), *came(1), *CRASH, *consumed(1)]),
+    "unmarked after a marked one": (
+        Kind.UNMARKED,
+        [*CRASH, *sent(1), *came(1, count=2), Closed("c"), *consumed(1, to="d")],
+    ),
     "mark without a count": (
         Kind.UNMARKED,
         [*sent(1), *CRASH, Delivered("m1", "q", "c", True, 0, "id1"), *done(1)],
