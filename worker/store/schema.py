@@ -104,6 +104,10 @@ def prepare(connection: apsw.Connection, path: str, migrations: tuple[tuple[str,
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {len(migrations)}")
+        frames, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        if frames <= 0 and os.stat(path).st_size % _number(connection, "page_size"):
+            # SQLite takes half a page for a whole one; only the log could still have the other half.
+            raise StoreError(f"{path} is damaged: its end is missing")
         if missing := _TABLES - _tables(connection):
             raise StoreError(f"{path} is damaged: it has no table {', '.join(sorted(missing))}")
         for table in _TABLES:

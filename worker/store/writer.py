@@ -25,7 +25,7 @@ from worker.store.statements import Statements
 
 __all__ = ["Counters", "Item", "Writer"]
 
-_ATTEMPTS: Final = 16
+_ATTEMPTS: Final = 32
 """Commits that are tried to find which units of a failed group are at fault."""
 _IDLE: Final = 5.0
 """Seconds without a write after which the write-ahead log is emptied."""
@@ -181,6 +181,10 @@ class Writer:
             part = parts.pop()
             error = stuck or self._attempt(part)
             attempts += 1
+            if error is not None and error.full and attempts == 1:
+                # Written back, the log starts anew in the room that it has.
+                self._maintain(self._wal.write_back)
+                error = self._attempt(part)
             if error is None:
                 outcome += part
                 continue
@@ -211,10 +215,6 @@ class Writer:
         """Whether `must` can be stored without the others (if these were not `alone` when they failed by `error`), or
         with the room kept for that."""
         latest = error if alone else self._attempt(must)
-        if latest is not None and latest.full:
-            # Written back, the log starts anew in the room that it has.
-            self._maintain(self._wal.write_back)
-            latest = self._attempt(must)
         if latest is not None and latest.full and self._reserve.spend():
             self._maintain(self._wal.write_back)
             latest = self._attempt(must)
