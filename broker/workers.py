@@ -21,7 +21,7 @@ from typing import Protocol
 from broker import notify
 from common.messages import MAX_MESSAGE_BYTES, ControlDecoder, ControlError, Message, encode
 
-__all__ = ["WORKER_COMMAND", "WorkerEvents", "WorkerProcess", "describe_exit"]
+__all__ = ["WORKER_COMMAND", "WorkerEvents", "WorkerProcess", "describe_exit", "worker_environment"]
 
 # -P: the current directory of the operator must not provide a `worker` or `common` of its own.
 # faulthandler: so that a worker that hangs before it reaches its own code dumps its stacks, too.
@@ -74,7 +74,7 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 # The front's stdout carries the ready line and nothing else.
                 stdout=2,
-                env=_environment(),
+                env=worker_environment(),
                 # Ctrl-C in a terminal signals the whole foreground group; only the front is to act on it.
                 process_group=0,
             )
@@ -182,7 +182,8 @@ def describe_exit(status: int) -> str:
         return f"signal {-status}"
 
 
-def _environment() -> dict[str, str]:
+def worker_environment() -> dict[str, str]:
+    """What a program of the workers' package is to find in its environment."""
     environment = dict(os.environ)
     notify.forget(environment)
     root = str(Path(__file__).resolve().parent.parent)

@@ -8,12 +8,17 @@ from typing import TextIO
 
 from common.config import ConfigError
 
-__all__ = ["write", "write_mistakes"]
+__all__ = ["write", "write_error", "write_mistakes"]
 
 
 def write(text: str) -> None:
     """Write `text` and a newline to standard output. A reader that has gone (`| head`) is no fault."""
     _write(sys.stdout, text)
+
+
+def write_error(text: str) -> None:
+    """Write one line to standard error that says what went wrong."""
+    _write(sys.stderr, f"stampede: {text}")
 
 
 def write_mistakes(error: ConfigError) -> None:

@@ -1,0 +1,96 @@
+"""Look after what the broker stored, in the data directory DIR.
+
+All but import work while the broker runs, too: they read each database as it was at one moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from broker.commands.output import write_error
+from common.exitcodes import ExitCode
+
+NAME = "store"
+SUMMARY = "check, list, export or import what is stored"
+
+# Only the worker's package knows the databases, and it runs in a process of its own.
+_PROGRAM = (sys.executable, "-P", "-m", "worker.store")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, description: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(
+            name,
+            help=summary,
+            description=description,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        subparser.add_argument("directory", metavar="DIR", type=Path, help="the data directory (broker.data_dir)")
+        subparser.set_defaults(store_command=name)
+        return subparser
+
+    command(
+        "check",
+        "tell whether the stored is whole",
+        "Read every page of every database, and tell what is damaged or does not agree with the rest.\n"
+        "Exit code 0 if nothing is wrong, 1 if something is.",
+    )
+    stats = command("stats", "list queues by their depth", "List the queues by their depth, and the databases.")
+    stats.add_argument("--top", metavar="N", type=_count, help="only the N deepest queues (default: all)")
+    stats.add_argument("--json", action="store_true", help="for programs")
+    export = command(
+        "export",
+        "write all messages to standard output",
+        "Write all messages to standard output, one JSON object a line: messages in the order of their queue, those\n"
+        "put off, idempotency keys and retained messages. Nothing is changed.",
+    )
+    export.add_argument(
+        "--queue", metavar="NAME", action="append", help="only this queue, by its destination; may be repeated"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    directory: Path = arguments.directory
+    if not directory.is_dir():
+        write_error(f"{directory} is no directory")
+        return ExitCode.USAGE
+    given = [arguments.store_command, str(directory.absolute())]
+    match arguments.store_command:
+        case "stats":
+            given += [f"--top={arguments.top}"] if arguments.top else []
+            given += ["--json"] if arguments.json else []
+        case "export":
+            given += [f"--queue={name}" for name in arguments.queue or ()]
+    return _execute(given)
+
+
+def _execute(arguments: Sequence[str], inherited: Sequence[int] = ()) -> int:
+    # Imported late, as all that only one command needs.
+    from broker.workers import worker_environment
+
+    # Ctrl-C is for both, and it is the program that has something to say about it.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with subprocess.Popen(
+            [*_PROGRAM, *arguments],
+            env=worker_environment(),
+            pass_fds=inherited,
+        ) as process:
+            code = process.wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    return code if code >= 0 else ExitCode.FAILED
+
+
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)

@@ -1,0 +1,83 @@
+"""`python -m worker.store COMMAND DIR`: run by `stampede store` and by the front, which hold the locks it needs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.exitcodes import ExitCode
+from worker.store.interface import StoreError
+from worker.store.tool.check import check
+from worker.store.tool.export import export
+from worker.store.tool.stats import stats
+
+__all__ = ["main"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line `argv` (default: that of the process) and return the exit code, see `ExitCode`."""
+    arguments = _parser().parse_args(argv)
+    # The command that runs this leaves Ctrl-C to it, and ignores it itself.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        code: int = arguments.run(arguments)
+        sys.stdout.flush()
+    except StoreError as error:
+        sys.stderr.write(f"stampede: {error}\n")
+        return ExitCode.FAILED
+    except BrokenPipeError:
+        # A reader that has gone (`| head`) is no fault; the interpreter flushes again at exit and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.OK
+    except KeyboardInterrupt:
+        return ExitCode.FAILED
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m worker.store", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True)
+
+    def command(name: str) -> argparse.ArgumentParser:
+        subparser = commands.add_parser(name, allow_abbrev=False)
+        subparser.add_argument("directory", type=Path)
+        return subparser
+
+    command("check").set_defaults(run=_check)
+    parser_of_stats = command("stats")
+    parser_of_stats.add_argument("--top", type=int, default=0)
+    parser_of_stats.add_argument("--json", action="store_true")
+    parser_of_stats.set_defaults(run=_stats)
+    parser_of_export = command("export")
+    parser_of_export.add_argument("--queue", action="append", default=[])
+    parser_of_export.set_defaults(run=_export)
+    return parser
+
+
+def _write(line: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    sys.stdout.write(line.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    return ExitCode.OK if check(arguments.directory, _write) else ExitCode.FAILED
+
+
+def _stats(arguments: argparse.Namespace) -> int:
+    stats(arguments.directory, _write, top=arguments.top, as_json=arguments.json)
+    return ExitCode.OK
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    export(arguments.directory, sys.stdout.buffer.write, arguments.queue, time.time_ns() // 1_000_000)
+    sys.stdout.buffer.flush()
+    return ExitCode.OK
+
+
+if __name__ == "__main__":
+    sys.exit(main())
