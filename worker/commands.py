@@ -19,7 +19,7 @@ from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart
 from common.selector import Selector
 from worker.acceptance import refuse
 from worker.ingest import Assembly
-from worker.queues.headers import Nack, parse_nack, queue_subscription
+from worker.queues.headers import Nack, durable_name, parse_feed, parse_nack, queue_subscription
 from worker.queues.letters import Outcome
 from worker.queues.subscription import QueueSubscription
 from worker.router import Subscription
@@ -55,6 +55,7 @@ def _connect(core: Core, connection: Connection, frame: Frame) -> None:
     beats = agree_heart_beat((0, 0), (0, 0))
     if version is not Version.V1_0:
         beats = agree_heart_beat(parse_heart_beat(frame.get("heart-beat")), listener.heart_beat)
+    connection.client_id = frame.get("client-id") or None
     connection.logged_in(version, beats)
     headers = [
         ("version", version.label),
@@ -100,8 +101,9 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     number = connection.next_number()
     receipt = frame.get("receipt")
     subscription: Subscription
-    if destination.startswith(QUEUE):
-        subscription = queue_subscription(core, connection, frame, destination, id, number, mode)
+    feed = None if destination.startswith(QUEUE) else parse_feed(connection, frame, destination)
+    if feed is not None or destination.startswith(QUEUE):
+        subscription = queue_subscription(core, connection, frame, destination, id, number, mode, feed)
     else:
         subscription = Subscription(connection, destination, id, number, mode, version, selector)
     subscriptions[key] = subscription
@@ -153,6 +155,12 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
     else:
         key = _required(frame, "id")
     subscription = connection.subscriptions.pop(key, None)
+    ending = frame.get("durable") == "true"
+    if subscription is None and ending:
+        # It may have been left alone long ago.
+        name = durable_name(connection, frame)
+        core.queues.end(name, connection.hold_receipt(frame.get("receipt")))
+        return
     if subscription is None:
         raise StompError(
             ErrorCode.UNKNOWN_SUBSCRIPTION,
@@ -165,6 +173,10 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         connection.selector_cost -= subscription.selector.cost
     receipt = frame.get("receipt")
     if isinstance(subscription, QueueSubscription):
+        if ending and subscription.feed is not None:
+            core.queues.unsubscribe(subscription, None)
+            core.queues.end(subscription.name, connection.hold_receipt(receipt))
+            return
         core.queues.unsubscribe(subscription, connection.hold_receipt(receipt))
         return
     last = core.router.unsubscribe(subscription)
@@ -250,7 +262,9 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
     parts = core.queues.parts(assembly.batches, transaction.settled)
     topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUE)}
     if not parts:
-        core.dispatch(connection, topics, [])
+        core.publish(topics)
+        if core.flow.blocked:
+            core.flow.pause_for(connection, topics)
         _receipt(connection, frame)
         return
     ticket = connection.hold_receipt(frame.get("receipt"))

@@ -39,6 +39,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "beat_every",
+        "client_id",
         "closing",
         "core",
         "crlf",
@@ -74,6 +75,7 @@ class Connection(asyncio.Protocol):
         self.listener = listener
         self.transport = cast(asyncio.Transport, None)
         self.version: Version | None = None
+        self.client_id: str | None = None
         self.number = 0
         self.partial: bytearray | None = None
         self.partial_wanted = 0

@@ -218,6 +218,7 @@ class Core:
         backplane = self.backplane
         acceptance = Acceptance(connection, receipts) if receipts else None
         queues = False
+        fed: list[bytes] = []
         # One destination needs no gathering: what it writes to a connection is one piece already.
         gathered: Gathered | None = None if len(batches) == 1 else {}
         for destination, batch in batches.items():
@@ -226,6 +227,8 @@ class Core:
                 queues = True
                 self.queues.send(connection, destination, batch, acceptance)
                 continue
+            if self.queues.feeds:
+                fed += self.queues.feed(connection, destination, batch, acceptance)
             if acceptance is not None:
                 acceptance.routed(destination, self.router.audience(destination))
             deliver(destination, batch, gathered)
@@ -233,13 +236,13 @@ class Core:
                 backplane.publish(destination, batch)
         if gathered:
             _write_out(gathered)
-        if queues:
+        if queues or fed:
             self.queues.flush()
         if acceptance is not None:
             acceptance.begun()
         if self.flow.blocked:
             held_up = {self.queues.holding_up(each) for each in batches if each.startswith(QUEUE)} if queues else ()
-            self.flow.pause_for(connection, (*batches, *held_up))
+            self.flow.pause_for(connection, (*batches, *held_up, *fed))
 
     def publish(self, batches: dict[bytes, Batch]) -> None:
         """Deliver `batches` to topics, whoever sent them and is or is not there any more."""

@@ -37,12 +37,14 @@ def _read(block: bytes) -> dict[str, str]:
 def choose(batch: Batch, places: list[int]) -> Batch:
     """The messages of `batch` at `places`, in that order."""
     items = [batch.items[place] for place in places]
-    if batch.by_version is None:
-        return Batch(batch.id_prefix, items)
-    oldest, middle, _ = batch.by_version
-    return Batch(
-        batch.id_prefix, items, ([oldest[place] for place in places], [middle[place] for place in places], items)
-    )
+    chosen = Batch(batch.id_prefix, items)
+    if batch.by_version is not None:
+        oldest, middle, _ = batch.by_version
+        chosen.by_version = [oldest[place] for place in places], [middle[place] for place in places], items
+    if batch.traits is not None:
+        traits = batch.traits
+        chosen.traits = {new: traits[old] for new, old in enumerate(places) if old in traits}
+    return chosen
 
 
 def translate(frame: bytes, version: Version) -> bytes:

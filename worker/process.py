@@ -220,8 +220,8 @@ class WorkerProcess:
         self._log.info(Event.CONFIG_RELOADED)
 
     def _joined(self) -> None:
-        if not self._draining:
-            self._spawn(self._accept())
+        if not self._draining and self._core is not None:
+            self._core.queues.when_ready(lambda: self._spawn(self._accept()))
 
     async def _accept(self) -> None:
         start, config, core = self._start, self._config, self._core

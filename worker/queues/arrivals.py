@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ErrorCode
+from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
 from worker.queues.letters import ADD, DONE, Operation, Outcome
 from worker.queues.owned import OwnedQueue
@@ -30,9 +31,15 @@ class Arrivals:
         """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
         _, name, prefix, items, packed = operation
         now = self._owner.now()
-        owned = self._registry.find(name, now)
-        if owned is None:
-            return self._registry.refusal()
+        if name.startswith(FED):
+            owned = self._registry.get(name)
+            if owned is None:
+                # Its subscription ended while this was on its way.
+                return DONE
+        else:
+            owned = self._registry.find(name, now)
+            if owned is None:
+                return self._registry.refusal()
         traits = None if packed is None else {place: Traits(*each) for place, each in packed.items()}
         outcome = DONE
         if traits is not None:
@@ -62,9 +69,9 @@ class Arrivals:
             if operation[0] == ADD:
                 wanted[operation[1]] = wanted.get(operation[1], 0) + len(operation[3])
         for name, count in wanted.items():
-            owned = self._registry.find(name, self._owner.now())
+            owned = self._registry.get(name)
             if owned is None:
-                return self._registry.refusal()
+                continue
             if owned.policy.when_full == "reject" and owned.room < count:
                 return self._full(owned, 0)
         return DONE

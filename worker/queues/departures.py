@@ -156,7 +156,7 @@ class Departures:
         if not messages:
             return
         owner = self._owner
-        target = owned.policy.dead_letter_for(owned.name.decode())
+        target = owned.policy.dead_letter_for(owned.title)
         name = owned.name.decode(errors="replace")
         self._log.info(
             Event.QUEUE_DEAD_LETTERED, queue=name, count=len(messages), reason=reason, to=target or "nowhere"

@@ -9,14 +9,16 @@ from common.acknowledgement import AckMode
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version
+from worker.queues.feeds import DURABLE, SHARED, Feed
 from worker.queues.subscription import QueueSubscription
 
 if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.core import Core
 
-__all__ = ["Nack", "parse_nack", "queue_subscription"]
+__all__ = ["Nack", "durable_name", "parse_feed", "parse_nack", "queue_subscription"]
 
+_NAME_BYTES = 256
 _LONGEST = 365 * 24 * 3600 * 1000
 """Milliseconds a NACK may put a message off."""
 
@@ -41,12 +43,64 @@ def parse_nack(frame: Frame) -> Nack:
     )
 
 
+def parse_feed(connection: Connection, frame: Frame, topics: bytes) -> Feed | None:
+    """What a SUBSCRIBE to `topics` asks for, if it is to a durable or shared subscription. Raises StompError."""
+    durable = _flag(frame, "durable", default=False) or frame.get("activemq.subscriptionName") is not None
+    shared = _flag(frame, "shared", default=False)
+    if not durable and not shared:
+        return None
+    if durable:
+        queue = durable_name(connection, frame)
+    else:
+        name = frame.get("shared-name") or ""
+        _check_name("shared-name", name)
+        queue = SHARED + topics + b"/" + name.encode()
+    return Feed(queue, topics, frame.get("selector") or "", shared, durable)
+
+
+def durable_name(connection: Connection, frame: Frame) -> bytes:
+    """The queue of the durable subscription that a SUBSCRIBE or UNSUBSCRIBE means. Raises StompError."""
+    client = connection.client_id
+    name = frame.get("durable-name") or frame.get("activemq.subscriptionName")
+    if name is None:
+        if client is None:
+            raise StompError(
+                ErrorCode.MISSING_HEADER,
+                "durable subscription without a name",
+                "give it one with the header durable-name, or say who subscribes with client-id on CONNECT, "
+                "so that it is found again after a reconnect",
+            )
+        name = frame.get("id") or ""
+    full = name if client is None else f"{client}.{name}"
+    _check_name("durable-name", full)
+    return DURABLE + full.encode()
+
+
+def _check_name(header: str, name: str) -> None:
+    if len(name.encode()) > _NAME_BYTES or any(ord(each) < 32 for each in name):
+        raise StompError(
+            ErrorCode.BAD_VALUE,
+            f"bad {header}",
+            f"{header} was {name[:80]!r}; it has at most {_NAME_BYTES} bytes, with the client-id, and no control "
+            "characters",
+        )
+
+
 def queue_subscription(
-    core: Core, connection: Connection, frame: Frame, queue: bytes, id: str | None, number: int, mode: AckMode
+    core: Core,
+    connection: Connection,
+    frame: Frame,
+    destination: bytes,
+    id: str | None,
+    number: int,
+    mode: AckMode,
+    feed: Feed | None,
 ) -> QueueSubscription:
-    """The subscription that a SUBSCRIBE to a queue asks for. Raises StompError `bad-value`."""
+    """The subscription that a SUBSCRIBE to a queue, or to topics through `feed`, asks for. Raises StompError
+    `bad-value`."""
+    queue = destination if feed is None else feed.queue
     most = core.settings.unacknowledged
-    prefetch = core.settings.queue_policies.find(queue).prefetch
+    prefetch = core.settings.queue_policies.find(destination).prefetch
     for name in ("prefetch-count", "activemq.prefetchSize"):
         value = frame.get(name)
         if value is not None:
@@ -60,10 +114,12 @@ def queue_subscription(
         number,
         mode,
         Version.V1_2 if connection.version is None else connection.version,
-        frame.get("selector") or "",
+        # What a fed queue takes in is what matches; its consumers take all of that.
+        (frame.get("selector") or "") if feed is None else "",
         core.queues.owner_of(queue),
         prefetch,
         exclusive=_flag(frame, "exclusive", default=False),
+        feed=feed,
     )
 
 

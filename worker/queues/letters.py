@@ -8,14 +8,17 @@ from typing import Any
 
 __all__ = [
     "ADD",
+    "ANNOUNCE",
     "ATTACH",
     "CONFIRM",
     "DELIVER",
     "DETACH",
     "DONE",
+    "END",
     "FORGET",
     "GREET",
     "HAND_OFF",
+    "HEARD",
     "NACK",
     "SETTLE",
     "TAKE",
@@ -32,7 +35,13 @@ CONFIRM = "queue<"
 DELIVER = "queue!"
 """From an owner to a consumer's worker: a list of consumer, frames, keys, counts or None."""
 GREET = "queue="
-"""From each worker to a new sibling, before anything else: the consumers it has at queues that the sibling owns."""
+"""From each worker to a new sibling, before anything else: the consumers it has at queues that the
+sibling owns, and the feeds of its own queues."""
+
+ANNOUNCE = "queue+"
+"""From an owner to all workers: number, feeds and names of queues that are fed no more. Answered with HEARD."""
+HEARD = "queue%"
+"""number"""
 
 # Operations, by their first element.
 ADD = "+"
@@ -47,6 +56,8 @@ DETACH = "d"
 """queue, consumer"""
 TAKE = "x"
 """queue, keys that go elsewhere in the same transaction"""
+END = "e"
+"""queue that is fed by topics, and is to be no more"""
 FORGET = "f"
 """name of a transaction that will not come again"""
 

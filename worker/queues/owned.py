@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import msgpack
+
+from worker.queues.feeds import Feed
 from worker.queues.message import COUNTER_BITS, Message, first_key
 from worker.queues.policy import QueuePolicy
 from worker.queues.queue import Queue
 from worker.store.interface import PutQueue, SetExpiry, Unit
 from worker.traits import Traits
 
-__all__ = ["OwnedQueue"]
+__all__ = ["VOLATILE", "OwnedQueue", "recall"]
+
+VOLATILE = b"volatile"
+"""The options of a queue that does not outlive its owner's process."""
 
 _RESERVE = 1 << 20
 """Counters that are used before the store is told again; a restart leaves out what was not."""
 _COUNTER = (1 << COUNTER_BITS) - 1
+
+
+def recall(options: bytes) -> Feed | None:
+    """The feed that the store kept as `options`."""
+    return Feed(*msgpack.unpackb(options)) if options else None
 
 
 class OwnedQueue:
@@ -23,11 +34,11 @@ class OwnedQueue:
     __slots__ = (
         "blocked",
         "counter",
+        "feed",
         "marking",
         "name",
         "number",
         "opened",
-        "options",
         "policy",
         "queue",
         "recovered",
@@ -44,6 +55,7 @@ class OwnedQueue:
         *,
         recovered: int = 0,
         volatile: bool = False,
+        feed: Feed | None = None,
     ) -> None:
         self.name = name
         self.queue = queue
@@ -53,6 +65,7 @@ class OwnedQueue:
         self.reserved = 0
         self.recovered = recovered
         self.volatile = volatile
+        self.feed = feed
         self.opened = False
         self.marking = False
         self.blocked = False
@@ -63,6 +76,12 @@ class OwnedQueue:
         self.queue.redelivery_limit = policy.redelivery_limit
         self.queue.redelivery_delay = policy.redelivery_delay_ms
         self.queue.redelivery_delay_max = policy.redelivery_delay_max_ms
+
+    @property
+    def title(self) -> str:
+        """Its name as that of a destination, which the queue of a subscription to topics has not."""
+        name = self.name.decode()
+        return name if self.feed is None else f"/queue/{name.split('/', 2)[2]}"
 
     @property
     def room(self) -> int:
@@ -117,12 +136,17 @@ class OwnedQueue:
             unit.changes.append(SetExpiry(key, message.expires))
         return message
 
+    @property
+    def options(self) -> bytes:
+        """What the store is to keep for the next life, see `recall`."""
+        if self.volatile:
+            return VOLATILE
+        return b"" if self.feed is None else msgpack.packb(self.feed)
+
     def row(self) -> PutQueue:
         """What the store is to know now."""
         delivered = self.counter if self.opened else self.recovered
-        return PutQueue(
-            self.number, self.name.decode(), self.reserved, delivered, b"volatile" if self.volatile else b""
-        )
+        return PutQueue(self.number, self.name.decode(), self.reserved, delivered, self.options)
 
     def stored(self, key: int, frame: bytes, count: int) -> Message:
         """A message that the store had."""

@@ -15,8 +15,22 @@ from common.selector import Selector
 from worker.queues.arrivals import Arrivals
 from worker.queues.consumer import Consumer
 from worker.queues.departures import Departures
+from worker.queues.feeds import Feed
 from worker.queues.idempotency import Seen
-from worker.queues.letters import ADD, ATTACH, DETACH, DONE, FORGET, NACK, SETTLE, TAKE, Confirmed, Operation, Outcome
+from worker.queues.letters import (
+    ADD,
+    ATTACH,
+    DETACH,
+    DONE,
+    END,
+    FORGET,
+    NACK,
+    SETTLE,
+    TAKE,
+    Confirmed,
+    Operation,
+    Outcome,
+)
 from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
@@ -40,6 +54,9 @@ class Surroundings(Protocol):
     def across(self, parts: dict[int, list[Operation]], own: Unit) -> None:
         """Apply the operations at each owner, all or none, whatever dies meanwhile. `own` is this worker's part as it
         is to be stored, its operations were applied to what is in memory."""
+
+    def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
+        """Tell all workers of these feeds, or, by the name of the queue, of their end; `done` when all go by it."""
 
     def wake_at(self, when: int) -> None:
         """Call `Owner.upkeep.wake` then (ms since the epoch)."""
@@ -74,6 +91,7 @@ class Owner:
         # By number, oldest first, as a dict keeps them: the first is the oldest that is not stored.
         self._unstored: dict[int, None] = {}
         self._leaving = Unit(must=True)
+        self._announced: list[Feed | bytes] = []
         self.open = False
 
     def configure(self, settings: QueueSettings, policies: Policies) -> None:
@@ -143,11 +161,20 @@ class Owner:
         if number and not known and (unit.inserts or unit.changes or transaction is not None):
             self._marks[source] = number
             unit.changes.append(Mark(source, number))
+        if self._announced:
+            announced, self._announced = self._announced, []
+            done = self._after(announced, done)
         if unit.inserts or unit.deletes or unit.changes or outcome.duplicates or known:
             # Also what was stored before: it may still be on its way to the disk.
             self.write(unit, lambda error: done(outcome if error is None else self._failed(unit, error)))
         else:
             done(outcome)
+
+    def _after(self, announced: list[Feed | bytes], done: Confirmed) -> Confirmed:
+        def stored(outcome: Outcome) -> None:
+            self.surroundings.announce(announced, lambda: done(outcome))
+
+        return stored
 
     def _apply(self, unit: Unit, slot: int, operation: Operation) -> Outcome:
         kind = operation[0]
@@ -162,7 +189,9 @@ class Owner:
         elif kind == TAKE:
             self.departures.take(unit, operation[1], operation[2])
         elif kind == ATTACH:
-            return self._attach(operation[1], (slot, operation[2]), operation[3])
+            return self._attach(unit, operation[1], (slot, operation[2]), operation[3])
+        elif kind == END:
+            self._end(unit, operation[1])
         elif kind == DETACH:
             self._detach(unit, (slot, operation[2]))
         elif kind == FORGET:
@@ -205,7 +234,13 @@ class Owner:
         self, name: bytes, who: tuple[int, int], options: dict[str, Any], keys: list[int], done: Callable[[], None]
     ) -> None:
         """A consumer of the owner's last life, which still has the deliveries `keys`; `done` once that is known."""
-        self._attach(name, who, options)
+        unit = Unit(must=True)
+        self._attach(unit, name, who, options)
+        if unit.changes:
+            self.write(unit)
+        if self._announced:
+            announced, self._announced = self._announced, []
+            self.surroundings.announce(announced, lambda: None)
         owned, consumer = self._consumers.get(who, (None, None))
         if owned is None or consumer is None or not keys:
             done()
@@ -222,17 +257,33 @@ class Owner:
         unit = Unit(must=True)
         for who in [who for who in self._consumers if who[0] == slot]:
             self._detach(unit, who)
+        if self._announced:
+            announced, self._announced = self._announced, []
+            self.surroundings.announce(announced, lambda: None)
         if unit.changes or unit.deletes:
             self.write(unit)
 
     # --- consumers
 
-    def _attach(self, name: bytes, who: tuple[int, int], options: dict[str, Any]) -> Outcome:
+    def _attach(self, unit: Unit, name: bytes, who: tuple[int, int], options: dict[str, Any]) -> Outcome:
         if who in self._consumers:
             return DONE
-        owned = self.registry.find(name, self.now())
+        feed = None if options["feed"] is None else Feed(*options["feed"])
+        owned = self.registry.get(name)
         if owned is None:
-            return self.registry.refusal()
+            volatile = feed is not None and not feed.durable
+            owned = self.registry.find(name, self.now(), feed=feed, volatile=volatile)
+            if owned is None:
+                return self.registry.refusal()
+            if feed is not None:
+                unit.changes.append(owned.row())
+        elif feed is not None:
+            refused = _unfit(owned, feed)
+            if refused is not None:
+                return refused
+        if feed is not None:
+            # Also one that was there before: some worker may not go by it yet.
+            self._announced.append(feed)
         selector = options["selector"]
         consumer = Consumer(
             *who,
@@ -261,6 +312,25 @@ class Owner:
         owned, consumer = self._consumers.pop(who, (None, None))
         if owned is not None and consumer is not None:
             self.departures.leave(unit, owned, consumer)
+            if owned.feed is not None and owned.volatile and not owned.queue.consumers:
+                self._end(unit, owned.name)
+
+    def _end(self, unit: Unit, name: bytes) -> None:
+        """A subscription to topics that outlives its consumers is to end, with what it holds."""
+        owned = self.registry.get(name)
+        if owned is None or owned.feed is None:
+            return
+        for who in [who for who, (other, _) in self._consumers.items() if other is owned]:
+            del self._consumers[who]
+        if owned.blocked:
+            self.surroundings.hold_up(name, held_up=False)
+        self._forget(unit, owned)
+        self._announced.append(name)
+
+    def _forget(self, unit: Unit, owned: OwnedQueue) -> None:
+        unit.changes.append(self.registry.remove(owned))
+        self._dirty.pop(owned, None)
+        self._paging.pop(owned, None)
 
     def instant(self, who: tuple[int, int], instant: bool) -> None:
         """Whether what is delivered to this consumer of this worker is settled by that."""
@@ -363,9 +433,26 @@ class Owner:
         self._store.forget_keys(self.arrivals.seen.forget(now))
         unit = Unit(must=True)
         for owned in self.registry.idle(now):
-            unit.changes.append(self.registry.remove(owned))
-            self._dirty.pop(owned, None)
-            self._paging.pop(owned, None)
+            self._forget(unit, owned)
         if unit.changes:
             self.write(unit)
         return len(self.registry) > 0
+
+
+def _unfit(owned: OwnedQueue, feed: Feed) -> Outcome | None:
+    """Why a subscription as `feed` cannot join that of the same name, None if it can."""
+    if owned.feed != feed:
+        known = owned.feed
+        was = (
+            ""
+            if known is None
+            else f"to {known.pattern.decode()!r}, selector {known.selector!r}, shared:{known.shared}"
+        )
+        detail = f"there is one {was}; end that by UNSUBSCRIBE with durable:true, or use another name"
+        code = ErrorCode.SUBSCRIPTION_MISMATCH
+        return Outcome((code.value, "a subscription of that name is another", detail))
+    if owned.queue.consumers and not feed.shared:
+        code = ErrorCode.SUBSCRIPTION_IN_USE
+        detail = "a durable subscription has one consumer at a time, unless each subscribes with shared:true"
+        return Outcome((code.value, "the subscription has a consumer", detail))
+    return None

@@ -6,10 +6,11 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from common.errors import ErrorCode
+from worker.queues.feeds import Feed
 from worker.queues.letters import Outcome
 from worker.queues.message import MAX_QUEUES
-from worker.queues.owned import OwnedQueue
-from worker.queues.policy import Policies
+from worker.queues.owned import VOLATILE, OwnedQueue, recall
+from worker.queues.policy import Policies, QueuePolicy
 from worker.queues.queue import Queue
 from worker.settings import QueueSettings
 from worker.store.interface import Change, DropQueue, QueueRow
@@ -38,7 +39,7 @@ class Registry:
         for owned in self._names.values():
             owned.queue.window_messages = settings.window_messages
             owned.queue.window_bytes = settings.window_bytes
-            owned.configure(policies.find(owned.name))
+            owned.configure(self._policy(owned.name, owned.feed))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -58,18 +59,20 @@ class Registry:
         taken = set()
         for row in rows:
             self._next_number = max(self._next_number, row.number + 1)
-            if row.options == b"volatile":
+            if row.options == VOLATILE:
                 changes.append(DropQueue(row.number))
                 continue
             taken.add(row.number)
             name = row.name.encode()
             queue = self._new_queue(row.number, name, row.messages, row.bytes)
             counter = max(row.reserved, _first_counter(now))
-            self._put(OwnedQueue(name, queue, self._policies.find(name), counter, recovered=row.delivered), now)
+            feed = recall(row.options)
+            policy = self._policy(name, feed)
+            self._put(OwnedQueue(name, queue, policy, counter, recovered=row.delivered, feed=feed), now)
         self._free = [number for number in range(1, self._next_number) if number not in taken]
         return changes
 
-    def find(self, name: bytes, now: int, *, volatile: bool = False) -> OwnedQueue | None:
+    def find(self, name: bytes, now: int, *, volatile: bool = False, feed: Feed | None = None) -> OwnedQueue | None:
         """The queue of that name, made if need be; None if there are too many."""
         owned = self._names.get(name)
         if owned is None:
@@ -81,7 +84,8 @@ class Registry:
                 number = self._next_number
                 self._next_number += 1
             queue = self._new_queue(number, name)
-            owned = OwnedQueue(name, queue, self._policies.find(name), _first_counter(now), volatile=volatile)
+            policy = self._policy(name, feed)
+            owned = OwnedQueue(name, queue, policy, _first_counter(now), volatile=volatile, feed=feed)
             self._put(owned, now)
         return owned
 
@@ -96,7 +100,7 @@ class Registry:
 
     def look_at(self, owned: OwnedQueue, now: int) -> None:
         """Something left `owned`: it may be idle from now on."""
-        if not owned.queue.messages and not owned.queue.consumers:
+        if not owned.queue.messages and not owned.queue.consumers and owned.feed is None:
             self._idle.setdefault(owned, now)
 
     def idle(self, now: int) -> list[OwnedQueue]:
@@ -116,6 +120,9 @@ class Registry:
         del self._names[owned.name], self._numbers[owned.number]
         heapq.heappush(self._free, owned.number)
         return DropQueue(owned.number)
+
+    def _policy(self, name: bytes, feed: Feed | None) -> QueuePolicy:
+        return self._policies.find(name if feed is None else feed.pattern)
 
     def _put(self, owned: OwnedQueue, now: int) -> None:
         self._names[owned.name] = owned

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -19,17 +19,23 @@ from common.log import EventLog
 from common.ownership import owner_of
 from worker.acceptance import Acceptance, refuse
 from worker.backplane.interface import Batch
+from worker.items import choose, read_headers
 from worker.queues.consumer import Consumer
+from worker.queues.feeds import Feed, Feeds
 from worker.queues.headers import Nack
 from worker.queues.letters import (
     ADD,
+    ANNOUNCE,
     ATTACH,
     CONFIRM,
     DELIVER,
     DETACH,
+    DONE,
+    END,
     FORGET,
     GREET,
     HAND_OFF,
+    HEARD,
     NACK,
     SETTLE,
     Confirmed,
@@ -93,6 +99,10 @@ class Queues:
         self._origins: dict[int, str] = {}
         self._held: dict[int, list[Any]] = {}
         self._expected: set[int] | None = None
+        self.feeds = Feeds()
+        self._announcements: dict[int, tuple[set[int], Callable[[], None]]] = {}
+        self._announced = 0
+        self._when_ready: Callable[[], None] | None = None
         self._transactions = 0
         self._store_full = False
 
@@ -102,6 +112,7 @@ class Queues:
     def recover(self, recovered: Recovered) -> None:
         """Take up what an earlier life of this slot left behind."""
         self.owner.recover(recovered)
+        self.feeds.replace(self.slot, [owned.feed for owned in self.owner.registry if owned.feed is not None])
         for transaction in recovered.transactions:
             parts = msgpack.unpackb(transaction.record, strict_map_key=False)
             self._apply_parts(transaction.id, parts, None)
@@ -134,6 +145,34 @@ class Queues:
             self._delivered(consumer.id, frames, keys, counts)
         else:
             self._deliveries.setdefault(consumer.slot, []).append([consumer.id, frames, keys, counts])
+
+    def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
+        for feed in feeds:
+            self._follow(self.slot, feed)
+        waiting = set(self._origins)
+        if not waiting:
+            done()
+            return
+        self._announced += 1
+        self._announcements[self._announced] = waiting, done
+        for slot in waiting:
+            self._send(slot, [ANNOUNCE, self._announced, feeds])
+
+    def _follow(self, slot: int, feed: Feed | bytes) -> None:
+        if isinstance(feed, bytes):
+            self.feeds.remove(feed)
+        else:
+            self.feeds.add(slot, feed)
+
+    def _heard(self, slot: int, number: int | None = None) -> None:
+        """Worker `slot` goes by that announcement, or, being dead, by none."""
+        for each in list(self._announcements) if number is None else (number,):
+            waiting, done = self._announcements.get(each, (None, None))
+            if waiting is not None and done is not None:
+                waiting.discard(slot)
+                if not waiting:
+                    del self._announcements[each]
+                    done()
 
     def wake_at(self, when: int) -> None:
         if when >= self._wakes_at:
@@ -210,6 +249,39 @@ class Queues:
 
         self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
 
+    def feed(
+        self, connection: Connection, destination: bytes, batch: Batch, acceptance: Acceptance | None
+    ) -> list[bytes]:
+        """Hand what was sent to a topic off to the queues that take copies of it; returns what holds up its
+        publishers besides their own destination."""
+        held_up = []
+        for queue, share in self._shares(destination, batch):
+            if acceptance is not None:
+                acceptance.expect()
+                acceptance.routed(destination, 1)
+
+            def done(outcome: Outcome) -> None:
+                # A key that was seen before is the concern of that subscription alone.
+                outcome = DONE if outcome.refused is None else Outcome(outcome.refused)
+                if acceptance is not None:
+                    acceptance.confirmed(destination, outcome)
+                else:
+                    refuse(connection, outcome)
+
+            operation = _add(queue, share)
+            self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
+            held_up += [queue, self.holding_up(queue)]
+        return held_up
+
+    def _shares(self, destination: bytes, batch: Batch) -> Iterator[tuple[bytes, Batch]]:
+        for queue, selector in self.feeds.find(destination):
+            if selector is None:
+                yield queue, batch
+                continue
+            places = [place for place, headers in enumerate(read_headers(batch)) if selector.matches(headers)]
+            if places:
+                yield queue, choose(batch, places)
+
     # --- what clients take
 
     def subscribe(self, subscription: QueueSubscription, receipt: str | None) -> None:
@@ -235,6 +307,7 @@ class Queues:
             "prefetch": _AUTO_CREDIT if subscription.auto else subscription.prefetch,
             "selector": subscription.selector_text,
             "exclusive": subscription.exclusive,
+            "feed": subscription.feed,
             "instant": local and subscription.auto and subscription.connection.outbox is None,
         }
 
@@ -246,6 +319,11 @@ class Queues:
             subscription.connection.queues.pop(subscription.number, None)
         done = None if ticket is None else _releasing([ticket])
         self._hand_off(subscription.owner, [[DETACH, subscription.name, subscription.number]], done)
+        self.flush_soon()
+
+    def end(self, queue: bytes, ticket: Ticket) -> None:
+        """The subscription that has this queue is to be no more."""
+        self._hand_off(self.owner_of(queue), [[END, queue]], _releasing([ticket]))
         self.flush_soon()
 
     def left(self, connection: Connection) -> None:
@@ -318,8 +396,9 @@ class Queues:
         """What a transaction asks of each owner."""
         parts: dict[int, list[Operation]] = {}
         for name, batch in batches.items():
-            if name.startswith(QUEUE):
-                parts.setdefault(self.owner_of(name), []).append(_add(name, batch))
+            shares = [(name, batch)] if name.startswith(QUEUE) else self._shares(name, batch)
+            for queue, share in shares:
+                parts.setdefault(self.owner_of(queue), []).append(_add(queue, share))
         for subscription, each, nack in settled:
             if isinstance(subscription, QueueSubscription):
                 ids = [id for _, id in each]
@@ -399,7 +478,7 @@ class Queues:
             for each in self._subscriptions.values()
             if each.owner == slot
         ]
-        self._send(slot, [GREET, self._origin, consumers])
+        self._send(slot, [GREET, self._origin, consumers, self.feeds.of(self.slot)])
         self._links[slot].open()
 
     def lost(self, slot: int) -> None:
@@ -408,7 +487,9 @@ class Queues:
         self._deliveries.pop(slot, None)
         self._confirms.pop(slot, None)
         self._held.pop(slot, None)
+        self._origins.pop(slot, None)
         self.owner.lost(slot)
+        self._heard(slot)
         if self._expected is not None:
             self._expected.discard(slot)
             self._start_when_all_said()
@@ -418,6 +499,15 @@ class Queues:
         if not self._expected and not self.owner.open:
             self.owner.start()
             self.flush_soon()
+            if self._when_ready is not None:
+                self._when_ready()
+
+    def when_ready(self, done: Callable[[], None]) -> None:
+        """Call `done` once what clients do here reaches every queue: in this call, if that is so already."""
+        if self.owner.open:
+            done()
+        else:
+            self._when_ready = done
 
     def on_letter(self, slot: int, letter: list[Any]) -> bool:
         """Take a letter of a sibling; False if it is not about queues."""
@@ -434,7 +524,14 @@ class Queues:
         elif kind == CONFIRM:
             self._links[slot].confirmed(letter[1])
         elif kind == GREET:
+            self.feeds.replace(slot, [Feed(*each) for each in letter[3]])
             self._greeted(slot, letter[1], letter[2])
+        elif kind == ANNOUNCE:
+            for feed in letter[2]:
+                self._follow(slot, feed if isinstance(feed, bytes) else Feed(*feed))
+            self._send(slot, [HEARD, letter[1]])
+        elif kind == HEARD:
+            self._heard(slot, letter[1])
         else:
             return False
         self.flush_soon()

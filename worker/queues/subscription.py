@@ -8,6 +8,7 @@ from common.acknowledgement import AckMode
 from common.codec import escape
 from common.negotiation import Version
 from worker.items import translate
+from worker.queues.feeds import Feed
 from worker.router import Subscription
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ class QueueSubscription(Subscription):
     """`keys` are those of the deliveries that are not settled, by message-id; with ack mode `auto` they are in
     `unwritten`, which holds those that wait for the client to read. The owner goes by `selector_text`."""
 
-    __slots__ = ("exclusive", "keys", "owner", "prefetch", "selector_text", "start", "unwritten")
+    __slots__ = ("exclusive", "feed", "keys", "owner", "prefetch", "selector_text", "start", "unwritten")
 
     def __init__(
         self,
@@ -35,10 +36,12 @@ class QueueSubscription(Subscription):
         prefetch: int,
         *,
         exclusive: bool,
+        feed: Feed | None = None,
     ) -> None:
         super().__init__(connection, queue, id, number, mode, version)
         self.selector_text = selector
         self.exclusive = exclusive
+        self.feed = feed
         self.owner = owner
         self.prefetch = prefetch
         self.keys: dict[bytes, int] = {}
