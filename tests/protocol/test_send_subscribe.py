@@ -37,11 +37,12 @@ def test_send_to_a_pattern(connect: Connect, version: str, destination: str) -> 
 
 @pytest.mark.statement(59, 60)
 @ALL
+@pytest.mark.parametrize("destination", ["/queue/", "/queue/*", "/queue/a.#", "/queue/a.>"])
 @pytest.mark.parametrize("command", ["SEND", "SUBSCRIBE"])
-def test_queues_are_not_supported(connect: Connect, version: str, command: str) -> None:
+def test_a_queue_is_named_in_full(connect: Connect, version: str, destination: str, command: str) -> None:
     wire = connect(version)
-    wire.frame(command, [("destination", "/queue/a"), ("id", "1"), ("receipt", "r")])
-    wire.expect_error("not-supported", frame=command, receipt_id="r")
+    wire.frame(command, [("destination", destination), ("id", "1"), ("receipt", "r")])
+    wire.expect_error("bad-destination", frame=command, receipt_id="r")
 
 
 @pytest.mark.statement(60)

@@ -180,9 +180,13 @@ def test_tail_wildcard_is_the_last_word(pattern: bytes) -> None:
 
 
 @pytest.mark.parametrize("pattern_allowed", [False, True])
-def test_queues_are_refused_by_name(pattern_allowed: bool) -> None:
-    assert _fault(b"/queue/a", pattern_allowed) is ErrorCode.NOT_SUPPORTED
-    assert _fault(b"/queues/a", pattern_allowed) is None
+def test_a_queue_has_a_name_and_that_is_no_pattern(pattern_allowed: bool) -> None:
+    assert _fault(b"/queue/a", pattern_allowed) is None
+    assert _fault(b"/queue/a*.b", pattern_allowed) is None
+    assert _fault(b"/queue/", pattern_allowed) is ErrorCode.BAD_DESTINATION
+    assert _fault(b"/queue/a.*", pattern_allowed) is ErrorCode.BAD_DESTINATION
+    assert _fault(b"/queues/", pattern_allowed) is None
+    assert _fault(b"/queues/*", pattern_allowed) is (None if pattern_allowed else ErrorCode.BAD_DESTINATION)
 
 
 def _fault(destination: bytes, pattern_allowed: bool) -> ErrorCode | None:

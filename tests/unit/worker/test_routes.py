@@ -97,7 +97,7 @@ def test_tail_is_the_message_without_what_is_the_brokers_own(version: Version) -
         (b"SEND\ndestination:/topic/*", ErrorCode.BAD_DESTINATION),
         (b"SEND\ndestination:" + b"x" * 31, ErrorCode.BAD_DESTINATION),
         (b"SEND\ndestination:a\\nb", ErrorCode.BAD_DESTINATION),
-        (b"SEND\ndestination:/queue/a", ErrorCode.NOT_SUPPORTED),
+        (b"SEND\ndestination:/queue/", ErrorCode.BAD_DESTINATION),
         (b"SEND\ndestination:/a\ncontent-length:x", ErrorCode.BAD_CONTENT_LENGTH),
         (b"SEND\ndestination:/a\ncontent-length:1000", ErrorCode.BODY_TOO_LARGE),
         (b"SEND\ndestination:/a\n:x", ErrorCode.BAD_HEADER),

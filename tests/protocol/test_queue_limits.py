@@ -1,0 +1,151 @@
+"""What happens when there is no room: in a queue, among the queues, in the store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from tests.conftest import StartBroker
+from tests.harness.broker import Broker
+from tests.harness.wire import VERSIONS, connect_on
+from tests.protocol.site import Site, bodies, queue_owned_by, send
+
+ALL = pytest.mark.parametrize("version", VERSIONS)
+REJECTING = pytest.mark.parametrize(("kind", "limit"), [("few", b"max_messages"), ("small", b"max_bytes")])
+BODY = b"." * 650
+"""Three of these are in a queue of 2000 bytes, and no fourth one."""
+
+
+@pytest.fixture(scope="module")
+def narrow() -> Iterator[Broker]:
+    """A broker that has all the queues it may have: /queue/a and /queue/b."""
+    with Broker(config={"queue": {"max_queues": 2}}) as broker:
+        with connect_on(broker, None) as wire:
+            send(wire, "/queue/a", b"x")
+            send(wire, "/queue/b", b"x")
+        yield broker
+
+
+class TestReject:
+    @ALL
+    @REJECTING
+    def test_one_too_many(self, site: Site, version: str, kind: str, limit: bytes) -> None:
+        queue = site.queue(kind)
+        producer = site.producer(version)
+        for _ in range(3):
+            send(producer, queue, BODY)
+        producer.publish(queue, BODY, [("receipt", "one-more")])
+        error = producer.expect_error("queue-full", frame="SEND", receipt_id="one-more")
+        assert limit in error.body
+        consumer = site.consumer()
+        consumer.subscribe(queue, ack="client-individual")
+        messages = consumer.read_many(3)
+        # What consumers hold is in the queue still.
+        another = site.producer(version)
+        another.publish(queue, BODY, [("receipt", "again")])
+        another.expect_error("queue-full", frame="SEND", receipt_id="again")
+        consumer.acknowledge(messages[0])
+        send(site.producer(version), queue, b"fits")
+        assert consumer.read().body == b"fits"
+
+    @ALL
+    def test_without_a_receipt_the_error_comes_as_well(self, site: Site, version: str) -> None:
+        queue = site.queue("few")
+        producer = site.producer(version)
+        for _ in range(4):
+            producer.publish(queue, b"x")
+        error = producer.expect_error("queue-full", frame="SEND")
+        assert "receipt-id" not in error
+
+    def test_of_one_write_as_many_are_taken_as_fit(self, site: Site) -> None:
+        queue = site.queue("few")
+        producer = site.producer()
+        frame = "SEND\ndestination:{}\nreceipt:{}\ncontent-length:1\n\n{}\0"
+        producer.send("".join(frame.format(queue, number, number) for number in range(5)).encode())
+        for number in range(3):
+            producer.expect("RECEIPT", receipt_id=str(number))
+        producer.expect_error("queue-full", frame="SEND", receipt_id="3")
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert bodies(consumer.read_many(3)) == [b"0", b"1", b"2"]
+        consumer.quiet()
+
+    def test_a_transaction_that_does_not_fit_is_refused_as_a_whole(self, site: Site) -> None:
+        few, other = site.queue("few"), site.queue()
+        producer = site.producer()
+        producer.request("BEGIN", [("transaction", "t")])
+        producer.publish(other, b"x", [("transaction", "t")])
+        for _ in range(4):
+            producer.publish(few, b"x", [("transaction", "t")])
+        producer.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
+        producer.expect_error("queue-full", frame="COMMIT", receipt_id="commit")
+        consumer = site.consumer()
+        consumer.subscribe(few)
+        consumer.subscribe(other, id="other")
+        consumer.quiet()
+
+
+class TestTooManyQueues:
+    @ALL
+    @pytest.mark.parametrize("command", ["SEND", "SUBSCRIBE"])
+    def test_one_too_many(self, narrow: Broker, version: str, command: str) -> None:
+        with connect_on(narrow, None, version) as wire:
+            wire.frame(command, [("destination", "/queue/c"), ("id", "1"), ("receipt", "r")])
+            error = wire.expect_error("too-many-queues", frame=command)
+            assert b"queue.max_queues" in error.body
+
+    def test_those_that_are_there_still_take_messages(self, narrow: Broker) -> None:
+        with connect_on(narrow, None) as wire:
+            send(wire, "/queue/a", b"y")
+
+
+class TestNoRoomInTheStore:
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_over_the_quota(self, start_broker: StartBroker, workers: int) -> None:
+        broker = start_broker(workers=workers, config={"store": {"quota_bytes": 1 << 20}})
+        queue = queue_owned_by(workers - 1, workers)
+        sent = 0
+        with connect_on(broker, 0) as producer:
+            while True:
+                producer.publish(queue, b"%04d" % sent + b"." * 100_000, [("receipt", str(sent))])
+                frame = producer.read()
+                if frame.command != "RECEIPT":
+                    break
+                sent += 1
+        assert (frame["error-code"], frame["frame"], frame["receipt-id"]) == ("store-full", "SEND", str(sent))
+        assert b"1048576" in frame.body
+        assert 5 <= sent <= 10
+        with connect_on(broker, 0) as producer:
+            # What is not to be stored needs no room there.
+            send(producer, queue, b"only in memory", [("persistent", "false")])
+        with connect_on(broker, 0) as consumer:
+            consumer.subscribe(queue, ack="client-individual")
+            messages = consumer.read_many(sent + 1)
+            assert [message.body[:4] for message in messages] == [*(b"%04d" % n for n in range(sent)), b"only"]
+            for message in messages:
+                consumer.acknowledge(message)
+        with connect_on(broker, 0) as producer:
+            send(producer, queue, b"." * 100_000)
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_store_that_fails(self, start_broker: StartBroker, workers: int) -> None:
+        broker = start_broker(workers=workers)
+        queue = queue_owned_by(workers - 1, workers)
+        with connect_on(broker, 0) as producer:
+            send(producer, queue, b"before")
+            path = broker.data_dir / f"slot-{workers - 1}.db"
+            with closing(sqlite3.connect(path, isolation_level=None)) as stranger:
+                # Whoever copies the database with a lock on it for longer than the store waits, which is ten seconds.
+                stranger.execute("BEGIN IMMEDIATE")
+                producer.publish(queue, b"in vain", [("receipt", "r")])
+                error = producer.expect_error("store-failed", frame="SEND", receipt_id="r", timeout=60)
+                assert b"locked" in error.body
+                stranger.execute("ROLLBACK")
+        with connect_on(broker, 0) as producer, connect_on(broker, 0) as consumer:
+            send(producer, queue, b"after")
+            consumer.subscribe(queue)
+            assert bodies(consumer.read_many(2)) == [b"before", b"after"]
+            consumer.quiet()
