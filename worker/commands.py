@@ -19,6 +19,7 @@ from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart
 from common.selector import Selector
 from worker.acceptance import refuse
 from worker.ingest import Assembly
+from worker.queues.browsing import Browser, wants_to_browse
 from worker.queues.headers import Nack, durable_name, parse_feed, parse_nack, queue_subscription
 from worker.queues.letters import Outcome
 from worker.queues.subscription import QueueSubscription
@@ -72,6 +73,9 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     destination = name.encode()
     check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
     mode = AckMode.parse(frame.get("ack"))
+    browses = wants_to_browse(frame, queue=destination.startswith(QUEUE))
+    if browses:
+        mode = AckMode.AUTO
     selector = _selector(connection, frame)
     id = frame.get("id") or None
     version = _version(connection)
@@ -102,7 +106,10 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     receipt = frame.get("receipt")
     subscription: Subscription
     feed = None if destination.startswith(QUEUE) else parse_feed(connection, frame, destination)
-    if feed is not None or destination.startswith(QUEUE):
+    if browses:
+        owner = core.queues.owner_of(destination)
+        subscription = Browser(connection, destination, name, id, number, version, selector, owner)
+    elif feed is not None or destination.startswith(QUEUE):
         subscription = queue_subscription(core, connection, frame, destination, id, number, mode, feed)
     else:
         subscription = Subscription(connection, destination, id, number, mode, version, selector)
@@ -113,6 +120,10 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         connection.selector_cost += selector.cost
     if isinstance(subscription, QueueSubscription):
         core.queues.subscribe(subscription, receipt)
+        return
+    if isinstance(subscription, Browser):
+        _receipt(connection, frame)
+        core.queues.browsing.start(subscription)
         return
     entry = core.router.subscribe(destination, subscription)
     if not entry.routed:
@@ -179,6 +190,7 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
             return
         core.queues.unsubscribe(subscription, connection.hold_receipt(receipt))
         return
+    core.queues.browsing.stop(subscription)
     last = core.router.unsubscribe(subscription)
     if last:
         core.backplane.barrier(connection.hold_receipt(receipt).release)

@@ -178,7 +178,7 @@ class Connection(asyncio.Protocol):
             self.outbox = None
             if self.closing:
                 self._half_close()
-            elif self.queues:
+            else:
                 self.core.queues.drained(self)
 
     # --- reading

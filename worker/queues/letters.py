@@ -10,6 +10,7 @@ __all__ = [
     "ADD",
     "ANNOUNCE",
     "ATTACH",
+    "BROWSE",
     "CONFIRM",
     "DELIVER",
     "DETACH",
@@ -20,6 +21,7 @@ __all__ = [
     "HAND_OFF",
     "HEARD",
     "NACK",
+    "PAGE",
     "SETTLE",
     "TAKE",
     "Confirmed",
@@ -42,6 +44,10 @@ ANNOUNCE = "queue+"
 """From an owner to all workers: number, feeds and names of queues that are fed no more. Answered with HEARD."""
 HEARD = "queue%"
 """number"""
+BROWSE = "queue?"
+"""From a browser's worker to an owner: queue, browser, the key that the page asked for comes after."""
+PAGE = "queue*"
+"""The answer: browser, that key, frames, the last key looked at or None at the end of the queue."""
 
 # Operations, by their first element.
 ADD = "+"

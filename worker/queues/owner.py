@@ -220,6 +220,13 @@ class Owner:
 
         self._store.write(unit, written)
 
+    def when_stored(self, done: Callable[[], None]) -> None:
+        """Call `done` once all that was written is stored, or has failed: in this call, if that is so already."""
+        if self._unstored:
+            self.write(Unit(must=True), lambda error: done())
+        else:
+            done()
+
     # --- siblings
 
     def forget_origins(self, slot: int, origin: str) -> None:

@@ -20,6 +20,7 @@ from common.ownership import owner_of
 from worker.acceptance import Acceptance, refuse
 from worker.backplane.interface import Batch
 from worker.items import choose, read_headers
+from worker.queues.browsing import Browsing, Pages
 from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed, Feeds
 from worker.queues.headers import Nack
@@ -27,6 +28,7 @@ from worker.queues.letters import (
     ADD,
     ANNOUNCE,
     ATTACH,
+    BROWSE,
     CONFIRM,
     DELIVER,
     DETACH,
@@ -37,6 +39,7 @@ from worker.queues.letters import (
     HAND_OFF,
     HEARD,
     NACK,
+    PAGE,
     SETTLE,
     Confirmed,
     Operation,
@@ -91,6 +94,7 @@ class Queues:
             for other in range(slots)
             if other != slot
         }
+        self.browsing = Browsing(core, slot, Pages(self.owner, store), self._send)
         self._subscriptions: dict[int, QueueSubscription] = {}
         self._settling: dict[QueueSubscription, tuple[list[int], list[Ticket]]] = {}
         self._deliveries: dict[int, list[Any]] = {}
@@ -330,6 +334,7 @@ class Queues:
         """The connection is gone, and with it its subscriptions."""
         for subscription in list((connection.queues or {}).values()):
             self.unsubscribe(subscription, None)
+        self.browsing.left(connection)
 
     def settle(self, subscription: QueueSubscription, ids: list[bytes], ticket: Ticket | None) -> None:
         """The client acknowledged these; `ticket` is released when it is on disk."""
@@ -367,6 +372,7 @@ class Queues:
                     self._settling.setdefault(subscription, ([], []))[0].extend(keys)
                 if subscription.owner == self.slot:
                     self.owner.instant((self.slot, subscription.number), True)
+        self.browsing.drained(connection)
         self.flush_soon()
 
     def _delivered(self, number: int, frames: list[bytes], keys: list[int], counts: list[int] | None) -> None:
@@ -480,6 +486,7 @@ class Queues:
         ]
         self._send(slot, [GREET, self._origin, consumers, self.feeds.of(self.slot)])
         self._links[slot].open()
+        self.browsing.greet(slot)
 
     def lost(self, slot: int) -> None:
         """A sibling is dead."""
@@ -521,6 +528,8 @@ class Queues:
                 held.append(letter)
             else:
                 self._apply(slot, letter)
+        elif kind in (BROWSE, PAGE):
+            self.browsing.on_letter(slot, letter)
         elif kind == CONFIRM:
             self._links[slot].confirmed(letter[1])
         elif kind == GREET:
