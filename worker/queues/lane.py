@@ -1,15 +1,20 @@
-"""Lanes: messages in memory that wait for a consumer, in the order of their keys."""
+"""Lanes: messages in memory that wait for the same consumers, in the order of their keys."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from operator import attrgetter
 
+from common.codec import unescape
+from common.negotiation import Version
+from common.selector import Selector
+from worker.queues.consumer import Consumer
 from worker.queues.message import Message
 
-__all__ = ["Lane", "frame_of", "key_of", "merge", "total_size"]
+__all__ = ["Lane", "SideLane", "frame_of", "headers_of", "key_of", "merge", "total_size"]
 
 Lane = deque[Message]
 
@@ -17,6 +22,30 @@ key_of: Callable[[Message], int] = attrgetter("key")
 frame_of: Callable[[Message], bytes] = attrgetter("frame")
 
 _FEW = 16
+
+
+class SideLane:
+    """What waits for consumers with one of `selectors`, for nobody where there are none; `keeper` if only for that
+    one, because its groups stick to it; `avoided` if for anyone else.
+
+    From the key `cut` on, what belongs here was dropped from memory and is only on disk, see `Waiting.make_room`.
+    """
+
+    __slots__ = ("avoided", "cut", "keeper", "messages", "selectors")
+
+    def __init__(
+        self,
+        selectors: tuple[Selector | None, ...],
+        cut: int,
+        *,
+        keeper: Consumer | None = None,
+        avoided: Consumer | None = None,
+    ) -> None:
+        self.messages: Lane = deque()
+        self.selectors = selectors
+        self.cut = cut
+        self.keeper = keeper
+        self.avoided = avoided
 
 
 def total_size(messages: Iterable[Message]) -> int:
@@ -38,3 +67,22 @@ def merge(lane: Lane, messages: list[Message]) -> None:
         merged = sorted([*lane, *messages], key=key_of)
         lane.clear()
         lane.extend(merged)
+
+
+def headers_of(frame: bytes) -> dict[str, str]:
+    """The headers of a message as its sender meant them, with its message-id, for a selector to look at; good until
+    the next call. Of a repeated header the first entry (1.2 section Repeated Header Entries)."""
+    id, _, block = frame[: frame.find(b"\n\n")].partition(b"\n")
+    headers = _read(block)
+    headers["message-id"] = id.decode()
+    return headers
+
+
+# Messages that one publisher sends mostly have the same headers.
+@lru_cache(maxsize=256)
+def _read(block: bytes) -> dict[str, str]:
+    headers: dict[str, str] = {}
+    for line in block.decode().split("\n"):
+        name, _, value = line.partition(":")
+        headers.setdefault(unescape(name, Version.V1_2), unescape(value, Version.V1_2))
+    return headers
