@@ -36,6 +36,7 @@ from broker.data_dir import DataDir
 from broker.errors import CannotStartError
 from broker.listeners import Listener, inherit_listeners, open_listeners
 from broker.notify import Notifier
+from broker.resharding import PROGRESS_INTERVAL, lay_out
 from broker.runtime_dir import RuntimeDir
 from broker.supervisor import DRAIN_GRACE, Supervisor
 from broker.workers import WORKER_COMMAND, WorkerProcess
@@ -126,7 +127,9 @@ class Front:
             self._loop.add_signal_handler(number, self._on_signal, number)
         try:
             self._keep_watchdog_calm()
-            await self._open_data_dir()
+            data_dir = await self._open_data_dir()
+            if not self._supervisor.is_stopping:
+                await self._lay_out(data_dir)
             if not self._supervisor.is_stopping:
                 self._open()
                 await self._open_management()
@@ -146,16 +149,25 @@ class Front:
         self._log.info(Event.BROKER_STOPPED, code=int(code))
         return code
 
-    async def _open_data_dir(self) -> None:
+    async def _open_data_dir(self) -> DataDir:
         """Returns early if told to stop."""
         data_dir = self._data_dir = DataDir(self._config.broker.data_dir)
         if data_dir.try_take():
-            return
+            return data_dir
         # They were told by the end of their front to drain.
         patience = self._config.broker.drain_timeout + DRAIN_GRACE
         self._log.warning(Event.BROKER_WAITING, why="workers of a killed broker are still there", patience=patience)
         self._notifier.status("waiting for the workers of a killed broker to end")
         await data_dir.take(patience, unless=lambda: self._supervisor.is_stopping)
+        return data_dir
+
+    async def _lay_out(self, data_dir: DataDir) -> None:
+        """Returns early if told to stop."""
+
+        def still_working(status: str) -> None:
+            self._notifier.starting(status, 4 * PROGRESS_INTERVAL)
+
+        await lay_out(data_dir, self._size, self._log, stop=self._finished, still_working=still_working)
 
     def _open(self) -> None:
         raise_open_files_limit()

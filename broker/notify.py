@@ -51,6 +51,10 @@ class Notifier:
     def status(self, status: str) -> None:
         self._send(f"STATUS={status}")
 
+    def starting(self, status: str, patience: float) -> None:
+        """The start takes longer; the service manager is to wait at least `patience` more seconds."""
+        self._send(f"EXTEND_TIMEOUT_USEC={round(patience * 1e6)}\nSTATUS={status}")
+
     def reloading(self, status: str) -> None:
         """The broker reads its configuration again; `ready` ends that, whatever came of it."""
         # The service manager wants the time, to tell this announcement from one before its request.

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from common.exitcodes import ExitCode
 from worker.store.interface import StoreError
 from worker.store.tool.check import check
 from worker.store.tool.export import export
+from worker.store.tool.progress import Bar, Paced
+from worker.store.tool.reshard import reshard
 from worker.store.tool.stats import stats
 
 __all__ = ["main"]
@@ -56,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     parser_of_export = command("export")
     parser_of_export.add_argument("--queue", action="append", default=[])
     parser_of_export.set_defaults(run=_export)
+    parser_of_reshard = command("reshard")
+    parser_of_reshard.add_argument("workers", type=int)
+    parser_of_reshard.set_defaults(run=_reshard)
     return parser
 
 
@@ -74,9 +81,43 @@ def _stats(arguments: argparse.Namespace) -> int:
 
 
 def _export(arguments: argparse.Namespace) -> int:
-    export(arguments.directory, sys.stdout.buffer.write, arguments.queue, time.time_ns() // 1_000_000)
-    sys.stdout.buffer.flush()
+    output = sys.stdout.buffer
+
+    def write(line: bytes) -> None:
+        output.write(line)
+
+    export(arguments.directory, write, arguments.queue, time.time_ns() // 1_000_000)
+    output.flush()
     return ExitCode.OK
+
+
+def _reshard(arguments: argparse.Namespace) -> int:
+    """For the front: JSON lines with `done` and `total` messages, then one with what was done, or the `error`. A bar on
+    standard error if that is a terminal."""
+    bar = Bar(sys.stderr, "moving queues", "messages") if sys.stderr.isatty() else None
+    tell = Paced(lambda done, total: _tell({"done": done, "total": total}))
+
+    def progress(done: int, total: int) -> None:
+        # Ends, with a BrokenPipeError, what nobody waits for any more.
+        tell(done, total)
+        if bar is not None:
+            bar(done, total)
+
+    try:
+        done = reshard(arguments.directory, arguments.workers, progress)
+    except StoreError as error:
+        _tell({"error": str(error)})
+        return ExitCode.FAILED
+    finally:
+        if bar is not None:
+            bar.clear()
+    _tell(asdict(done))
+    return ExitCode.OK
+
+
+def _tell(fields: Mapping[str, object]) -> None:
+    sys.stdout.write(json.dumps(fields) + "\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

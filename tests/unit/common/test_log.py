@@ -25,7 +25,7 @@ NAMES = [
     *["worker.killed", "control.error", "connection.opened", "connection.closed"],
     *["subscriber.slow", "subscriber.dropping", "publisher.paused"],
     *["publisher.resumed", "backplane.blocked", "backplane.unblocked", "backplane.joined", "backplane.lost"],
-    *["store.opened", "store.failing", "store.recovered", "queue.dead-lettered"],
+    *["store.opened", "store.failing", "store.recovered", "store.resharding", "store.resharded", "queue.dead-lettered"],
     *["drain.finished", "config.reloaded", "config.refused", "internal.error"],
 ]
 
