@@ -38,6 +38,10 @@ class Feeds:
     def __bool__(self) -> bool:
         return bool(self._feeds)
 
+    def __contains__(self, queue: bytes) -> bool:
+        """Whether there is a feed of that queue."""
+        return queue in self._feeds
+
     def add(self, slot: int, feed: Feed) -> None:
         """`feed` has its queue at the owner in `slot`."""
         self.remove(feed.queue)

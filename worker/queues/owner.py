@@ -87,6 +87,7 @@ class Owner:
         self._marks: dict[str, int] = {}
         self._consumers: dict[tuple[int, int], tuple[OwnedQueue, Consumer]] = {}
         self._paging: dict[OwnedQueue, None] = {}
+        self._awaited: dict[OwnedQueue, list[Callable[[], None]]] = {}
         self._units = 0
         # By number, oldest first, as a dict keeps them: the first is the oldest that is not stored.
         self._unstored: dict[int, None] = {}
@@ -399,7 +400,7 @@ class Owner:
         """Ask for the pages that queues want; what they miss may be there with the next commit."""
         stored = next(iter(self._unstored), self._units + 1) - 1
         for owned in list(self._paging):
-            wanted = owned.queue.page_wanted(self._units, stored)
+            wanted = owned.queue.page_wanted(self._units, stored, anyway=owned in self._awaited)
             if wanted is not None:
                 self._page(owned, wanted)
             elif not owned.queue.spilled:
@@ -410,8 +411,21 @@ class Owner:
             owned.queue.paged([owned.stored(*row) for row in rows])
             self.touch(owned)
             self.flush()
+            for then in self._awaited.pop(owned, ()):
+                then()
 
         self._store.page(*wanted, arrived)
+
+    def page_in(self, owned: OwnedQueue, then: Callable[[], None]) -> None:
+        """Bring what comes next from disk into memory, whether or not there are consumers, and call `then`."""
+        self._awaited.setdefault(owned, []).append(then)
+        self._paging[owned] = None
+        self._page_again()
+
+    @property
+    def failing(self) -> StoreError | None:
+        """Why nothing can be stored at the moment, None if it can."""
+        return self._store.failing
 
     # --- what comes with time
 
