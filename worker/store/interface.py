@@ -3,11 +3,15 @@
 Promises every implementation keeps (one contract suite runs over all of them):
 
 * a `Unit` is stored whole or not at all, in the order of the `write` calls, and its `done` is called once it would
-  survive the loss of power, or has failed; the `done`s are called in that order, too;
+  survive the loss of power, or has failed; the `done`s are called in that order, too, but for those of `must` units
+  that have to wait;
 * everything that was written while the last commit ran is one commit (group commit), so a unit waits for at most two;
-* a unit that fails for want of room or a read error leaves nothing behind. One with `must` is kept and tried again,
-  with all `must` units in their order, until it is stored; `write` never raises for the state of the disk;
-* callbacks come from the event loop, never from within a call into the store, and none after `close`.
+* a unit that fails for want of room or a read error leaves nothing behind, and takes no other unit with it that there
+  is room for. One with `must` is kept and tried again, with all `must` units in their order, until it is stored;
+  nothing overtakes it: what is written meanwhile is tried after it, or fails. A quota does not hold for it. It fails
+  only when the store is closed, or if it never can be stored (a key used twice), which is a bug and logged;
+* `write` never raises for the state of the disk;
+* callbacks come from the event loop, never from within a call into the store, and none after that of `close`.
 
 Keys are positions in queues, see `worker.queues.message`: sorted by queue, then priority, then arrival.
 """
@@ -174,7 +178,8 @@ class Unit:
 
     `inserts` are pairs of key and frame, keys never used before. `deletes` are keys, which may be unknown. `depths` are
     (queue number, messages more, bytes more), both may be negative: kept with the queue, so that opening counts
-    nothing. Inserts apply before deletes; `changes` come last, in their order.
+    nothing; they may come before the queue's `PutQueue`. Inserts apply before deletes; `changes` come last, in their
+    order. What is told of a message that is gone (`SetCount`, `SetExpiry`) is void.
     """
 
     inserts: list[tuple[int, bytes]] = field(default_factory=list)
@@ -249,4 +254,5 @@ class Store(Protocol):
         """Commits, messages inserted and deleted, bytes on disk, microseconds spent in commits: since the start."""
 
     def close(self, done: Callable[[], None]) -> None:
-        """Commit what is pending, then call `done`. Nothing is written after."""
+        """Commit what is pending, call its `done`s, then `done`. What cannot be stored by then fails, `must` or not;
+        what is written or asked for later is dropped, and so are questions without an answer yet."""

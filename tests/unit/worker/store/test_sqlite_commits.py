@@ -145,6 +145,29 @@ def test_plain_deletes_pay_for_nothing_that_was_not_told(sqlite: Open) -> None:
     run(main)
 
 
+def test_a_batch_is_one_statement_whatever_its_size(sqlite: Open) -> None:
+    async def main() -> None:
+        executed: list[str] = []
+        async with sqlite() as s:
+
+            async def statements_of(**unit: Any) -> list[str]:
+                executed.clear()
+                s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append(sql)) or True
+                await s.write(**unit)
+                s.store._connections[0].exec_trace = None
+                return [" ".join(sql.split()[-8:]) for sql in executed[1:-1]]
+
+            near, far = list(range(key(1), key(1000))), list(range(key(2000), key(9000), 7))
+            assert len(await statements_of(inserts=[(number, b"x") for number in near])) == 1
+            assert len(await statements_of(inserts=[(number, b"x") for number in far])) == 1
+            assert await statements_of(deletes=near) == ["DELETE FROM message WHERE key BETWEEN ? AND ?"]
+            assert await statements_of(deletes=far) == ["DELETE FROM message WHERE key IN carray(?)"]
+            assert len(await statements_of(depths=[(number, 1, 1) for number in range(1000)])) == 1
+            assert await s.page() == []
+
+    run(main)
+
+
 # --- failures
 
 
