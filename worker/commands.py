@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.core import Core
 
-__all__ = ["COMMANDS"]
+__all__ = ["COMMANDS", "acknowledge"]
 
 _SEARCHED = 256
 """Acknowledging subscriptions that are searched for a message-id alone, which is all that 1.0 sends."""
@@ -226,6 +226,33 @@ def _settle(core: Core, connection: Connection, frame: Frame, nack: Nack | None 
             core.queues.nack(subscription, ids, nack, ticket)
         return
     _receipt(connection, frame)
+
+
+def acknowledge(core: Core, connection: Connection, values: list[bytes]) -> int:
+    """ACKs of 1.2 by their `ack` values; returns how many are settled, short of the first that takes a closer look."""
+    tracked = connection.tracked
+    number = b""
+    subscription: Subscription | None = None
+    settled: list[bytes] = []
+    for count, value in enumerate(values):
+        first, _, message_id = value.partition(b"-")
+        if first != number:
+            _settle_all(core, subscription, settled)
+            settled = []
+            number = first
+            subscription = tracked.get(int(first)) if first.isdigit() and len(first) < 18 else None
+        unacknowledged = None if subscription is None else subscription.unacknowledged
+        if unacknowledged is None or message_id not in unacknowledged:
+            _settle_all(core, subscription, settled)
+            return count
+        settled += [id for _, id in unacknowledged.settle(message_id)]
+    _settle_all(core, subscription, settled)
+    return len(values)
+
+
+def _settle_all(core: Core, subscription: Subscription | None, ids: list[bytes]) -> None:
+    if ids and isinstance(subscription, QueueSubscription):
+        core.queues.settle(subscription, ids, None)
 
 
 def _delivery(connection: Connection, frame: Frame) -> tuple[Subscription | None, bytes]:

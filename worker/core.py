@@ -20,7 +20,7 @@ from common.negotiation import HeartBeat
 from common.timerwheel import TimerWheel
 from worker.acceptance import Acceptance
 from worker.backplane.interface import Backplane, Batch
-from worker.commands import COMMANDS
+from worker.commands import COMMANDS, acknowledge
 from worker.connection import Connection
 from worker.flow import EVERYTHING, FlowControl
 from worker.ingest import Ingest, MessageIds, Sent
@@ -254,6 +254,9 @@ class Core:
 
     def command(self, connection: Connection, frame: Frame) -> None:
         COMMANDS[frame.command](self, connection, frame)
+
+    def acknowledge(self, connection: Connection, values: list[bytes]) -> int:
+        return acknowledge(self, connection, values)
 
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
         connection.open_transactions().add_send(route, body)

@@ -33,6 +33,9 @@ __all__ = ["Assembly", "Handlers", "Ingest", "MessageIds", "Sent"]
 
 _SEQUENCE = [b"%d" % number for number in range(4096)]
 _NO_ROUTES: dict[bytes, Route] = {}
+_ACK_BYTES = 256
+_ACK_PLAIN = bytes(octet for octet in range(33, 127) if octet not in b":\\")
+"""What the broker's own ids are made of, and nothing that is read in another way than it is written."""
 _NO_ROUTE = Route(b"", 0, b"")
 
 
@@ -54,6 +57,9 @@ class Handlers(Protocol):
 
     def command(self, connection: Connection, frame: Frame) -> None:
         """Act on a frame; raises StompError for one that cannot be accepted."""
+
+    def acknowledge(self, connection: Connection, values: list[bytes]) -> int:
+        """Settle by ACKs that are nothing but an `id` (1.2), in their order; returns how many could be."""
 
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
         """Keep a SEND for its transaction; `body` ends with NUL."""
@@ -140,6 +146,9 @@ class Ingest:
         self.bytes_in = 0
         self._handlers = handlers
         self._ids = ids
+        # ACKs that came in a row, and where the first of them is.
+        self._acks: list[bytes] = []
+        self._acks_at: list[int] = []
         self._rules: tuple[Limits, int, int] | None = None
         self._caches: tuple[RouteCache, ...] = ()
         self.configure(limits, login_limits, destination_bytes, cache_bytes)
@@ -165,17 +174,24 @@ class Ingest:
         assembly = Assembly(self._ids.next_prefix())
         receipts: list[Sent] = []
         self._at = 0
+        fault: StompError | None = None
+        at = 0
         try:
             self._frames(connection, data, assembly, receipts)
         except StompError as error:
+            fault, at = error, self._at
+        try:
             self._flush(connection, assembly, receipts)
+        except StompError as error:
+            # Of an ACK, which came before whatever else is wrong.
+            fault, at = error, self._at
+        if fault is not None:
             # Enough of the frame to name its command and receipt in the ERROR.
-            head = data[self._at : self._at + self._limits.head_bytes]
-            self._handlers.refuse(connection, error, head)
-            return
-        self._flush(connection, assembly, receipts)
+            self._handlers.refuse(connection, fault, data[at : at + self._limits.head_bytes])
 
     def _flush(self, connection: Connection, assembly: Assembly, receipts: list[Sent]) -> None:
+        if self._acks:
+            self._acknowledge(connection)
         if assembly.batches or receipts:
             self._handlers.dispatch(connection, assembly.batches, receipts.copy())
             receipts.clear()
@@ -183,6 +199,15 @@ class Ingest:
             assembly.batches = {}
             assembly.prefix = self._ids.next_prefix()
             assembly.count = 0
+
+    def _acknowledge(self, connection: Connection) -> None:
+        acks, self._acks = self._acks, []
+        places, self._acks_at = self._acks_at, []
+        settled = self._handlers.acknowledge(connection, acks)
+        if settled < len(acks):
+            self._at = places[settled]
+            # Says what is wrong with it.
+            self._handlers.command(connection, Frame("ACK", [("id", acks[settled].decode())]))
 
     def _frames(self, connection: Connection, data: bytes, assembly: Assembly, receipts: list[Sent]) -> None:
         pos = 0
@@ -213,6 +238,16 @@ class Ingest:
                         return
                     body_at = match.end()
                 key = data[pos:body_at]
+                if key.startswith(b"ACK\nid:") and _is_plain_ack(connection, data, key, body_at):
+                    if assembly.batches or receipts:
+                        self._flush(connection, assembly, receipts)
+                    self._acks.append(key[7:-2])
+                    self._acks_at.append(pos)
+                    pos = body_at + 1
+                    head = None
+                    continue
+                if self._acks:
+                    self._acknowledge(connection)
                 remembered = known.get(key)
                 if remembered is None:
                     self._at = pos
@@ -357,6 +392,17 @@ class Ingest:
 def _block(head: bytes) -> bytes:
     """`head` without the EOL of its last header line and the blank line; not more, or a CR too many would vanish."""
     return head[:-3] if head.endswith(b"\n\r\n") else head[:-2]
+
+
+def _is_plain_ack(connection: Connection, data: bytes, key: bytes, body_at: int) -> bool:
+    """Whether this is a whole ACK with a header `id` and no other, which needs no reading."""
+    value = key[7:-2]
+    return (
+        connection.version is Version.V1_2
+        and data[body_at : body_at + 1] == b"\0"
+        and len(value) < _ACK_BYTES
+        and not value.translate(None, _ACK_PLAIN)
+    )
 
 
 def _check_command(command: str, *, logged_in: bool) -> None:

@@ -94,6 +94,13 @@ class Reader:
             self.connection.deaf = True
         self.log.append(("command", frame.command, tuple(frame.headers), frame.body))
 
+    def acknowledge(self, connection: Connection, values: list[bytes]) -> int:
+        for number, value in enumerate(values):
+            if self.fault_on == "ACK":
+                return number
+            self.log.append(("command", "ACK", (("id", value.decode()),), b""))
+        return len(values)
+
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
         if self.fault_on == "SEND" and self.fault is not None:
             raise self.fault
