@@ -408,6 +408,7 @@ class Core:
             "messages_in": self.messages_in,
             "messages_out": self.router.delivered,
             "dropped": self.dropped,
+            **self.queues.gauges.read(),
             **{f"closed:{reason.value}": count for reason, count in self.close_reasons.items()},
             **{f"error:{code.value}": count for code, count in self.errors.items()},
         }

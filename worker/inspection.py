@@ -12,6 +12,8 @@ anything for it: what the kernel counts is asked of the kernel.
 | `close` | `session` | `{}` |
 | `destinations` | `offset`, `limit`, `text` | `destinations`, `next` (`offset` for more, or None) |
 | `counts` | `names` | `destinations`, as above, those of `names` that have subscribers here |
+
+Those about queues are in `worker.queues.inspection`.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 from common.acknowledgement import AckMode
 from common.destination import is_pattern
 from common.errors import CloseReason, ErrorCode, StompError
+from worker.queues.inspection import QueueInspector
 
 if TYPE_CHECKING:
     from worker.connection import Connection
@@ -45,13 +48,24 @@ _TCP_INFO = struct.Struct("=52xI12xI48xQQ")
 class Inspector:
     def __init__(self, core: Core) -> None:
         self._core = core
+        queues = QueueInspector(lambda: core.queues, SCAN, PIECE)
+        self._orders = queues.orders
         self._questions: dict[str, Callable[[dict[str, Any]], dict[str, Any] | None]] = {
             "connections": self._connections,
             "connection": self._connection,
             "close": self._close,
             "destinations": self._destinations,
             "counts": self._counts,
+            **queues.questions,
         }
+
+    def ask(self, what: str, arguments: dict[str, Any], reply: Callable[[dict[str, Any] | None], None]) -> None:
+        """Call `reply` with the answer, at once or when it is known. Raises as `answer` does."""
+        order = self._orders.get(what)
+        if order is not None:
+            order(arguments, reply)
+        else:
+            reply(self.answer(what, arguments))
 
     def answer(self, what: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """The answer, or None where the connection does not exist. Raises `KeyError` and `TypeError` for a question

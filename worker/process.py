@@ -96,7 +96,7 @@ class WorkerProcess:
             case Ping(number):
                 self._send(Pong(number, {} if self._core is None else self._core.stats()))
             case Query(number, what, arguments):
-                self._send(Answer(number, self._inspect(what, arguments)))
+                self._inspect(number, what, arguments)
             case Start():
                 self._begin(message)
             case Roster(members) if self._core is not None:
@@ -111,17 +111,21 @@ class WorkerProcess:
             case _:
                 self._log.error(Event.CONTROL_ERROR, what="unexpected message", message=type(message).__name__)
 
-    def _inspect(self, what: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
+    def _inspect(self, number: int, what: str, arguments: dict[str, Any]) -> None:
+        def reply(result: dict[str, Any] | None) -> None:
+            self._send(Answer(number, result))
+
         if self._core is None:
-            return None
+            reply(None)
+            return
         try:
-            return self._core.inspector.answer(what, arguments)
+            self._core.inspector.ask(what, arguments, reply)
         except (KeyError, TypeError, ValueError) as error:
             # The clients' worker must not end with a question it does not understand.
             self._log.error(
                 Event.CONTROL_ERROR, what="a question that cannot be answered", question=what, why=repr(error)
             )
-            return None
+            reply(None)
 
     def _follow(self, core: Core, members: list[Member]) -> None:
         known, self._siblings = self._siblings, {(member.slot, member.incarnation) for member in members}

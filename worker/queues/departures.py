@@ -31,6 +31,7 @@ class Departures:
         self._store = store
         self._log = log
         self._registry = owner.registry
+        self.dead_lettered = 0
 
     def settle(self, unit: Unit, name: bytes, consumer: Consumer | None, keys: list[int]) -> None:
         """Its consumer, if there still is one, is done with them."""
@@ -155,6 +156,7 @@ class Departures:
         """Dead-letter messages that were taken out of `owned`, or drop them where there is no dead letter queue."""
         if not messages:
             return
+        self.dead_lettered += len(messages)
         owner = self._owner
         target = owned.policy.dead_letter_for(owned.title)
         name = owned.name.decode(errors="replace")

@@ -23,6 +23,7 @@ from worker.items import choose, read_headers
 from worker.queues.browsing import Browsing, Pages
 from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed, Feeds
+from worker.queues.gauges import Gauges
 from worker.queues.headers import Nack
 from worker.queues.letters import (
     ADD,
@@ -48,6 +49,7 @@ from worker.queues.letters import (
 from worker.queues.links import Link
 from worker.queues.message import Message
 from worker.queues.owner import Owner
+from worker.queues.requeueing import Requeueing
 from worker.queues.subscription import QueueSubscription
 from worker.store.interface import (
     Change,
@@ -104,6 +106,8 @@ class Queues:
         self._held: dict[int, list[Any]] = {}
         self._expected: set[int] | None = None
         self.feeds = Feeds()
+        self.gauges = Gauges(self.owner, self._links.values(), store)
+        self.requeueing = Requeueing(self.owner, self.feeds.__contains__)
         self._announcements: dict[int, tuple[set[int], Callable[[], None]]] = {}
         self._announced = 0
         self._when_ready: Callable[[], None] | None = None
@@ -287,6 +291,10 @@ class Queues:
                 yield queue, choose(batch, places)
 
     # --- what clients take
+
+    def subscription(self, number: int) -> QueueSubscription | None:
+        """The consumer of that number on this worker."""
+        return self._subscriptions.get(number)
 
     def subscribe(self, subscription: QueueSubscription, receipt: str | None) -> None:
         connection = subscription.connection
