@@ -9,13 +9,24 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["COUNTER_BITS", "MAX_QUEUES", "Message", "first_key", "last_key", "message_id", "queue_number"]
+__all__ = [
+    "COUNTER_BITS",
+    "MAX_QUEUES",
+    "Message",
+    "first_counter",
+    "first_key",
+    "last_key",
+    "message_id",
+    "queue_number",
+]
 
 COUNTER_BITS = 40
 _PRIORITY_BITS = 4
 _QUEUE_SHIFT = COUNTER_BITS + _PRIORITY_BITS
 MAX_QUEUES = 1 << 19
 NORMAL_PRIORITY = 4
+_EPOCH = 1_767_225_600
+"""2026-01-01 in seconds."""
 
 _TRAITS = re.compile(rb"\n(expires|group-id|persistent):([^\n]*)")
 
@@ -60,6 +71,12 @@ class Message:
 def first_key(number: int, priority: int = 9) -> int:
     """The lowest key of that priority in queue `number`, not used itself: counters start at 1."""
     return number << _QUEUE_SHIFT | (9 - priority) << COUNTER_BITS
+
+
+def first_counter(now: int) -> int:
+    """The counter after which a queue that is made at `now` (ms since the epoch) starts: by the time, so that none is
+    used again when a queue of the same number comes back."""
+    return (now // 1000 - _EPOCH) << 8
 
 
 def last_key(number: int) -> int:

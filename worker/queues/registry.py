@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from common.errors import ErrorCode
 from worker.queues.feeds import Feed
 from worker.queues.letters import Outcome
-from worker.queues.message import MAX_QUEUES
+from worker.queues.message import MAX_QUEUES, first_counter
 from worker.queues.owned import VOLATILE, OwnedQueue, recall
 from worker.queues.policy import Policies, QueuePolicy
 from worker.queues.queue import Queue
@@ -16,10 +16,6 @@ from worker.settings import QueueSettings
 from worker.store.interface import Change, DropQueue, QueueRow
 
 __all__ = ["Registry"]
-
-_EPOCH = 1_767_225_600
-"""2026-01-01 in seconds: the counters of a new queue start by the time since, so that none is used again when a queue
-of the same number comes back."""
 
 
 class Registry:
@@ -65,7 +61,7 @@ class Registry:
             taken.add(row.number)
             name = row.name.encode()
             queue = self._new_queue(row.number, name, row.messages, row.bytes)
-            counter = max(row.reserved, _first_counter(now))
+            counter = max(row.reserved, first_counter(now))
             feed = recall(row.options)
             policy = self._policy(name, feed)
             self._put(OwnedQueue(name, queue, policy, counter, recovered=row.delivered, feed=feed), now)
@@ -85,7 +81,7 @@ class Registry:
                 self._next_number += 1
             queue = self._new_queue(number, name)
             policy = self._policy(name, feed)
-            owned = OwnedQueue(name, queue, policy, _first_counter(now), volatile=volatile, feed=feed)
+            owned = OwnedQueue(name, queue, policy, first_counter(now), volatile=volatile, feed=feed)
             self._put(owned, now)
         return owned
 
@@ -139,7 +135,3 @@ class Registry:
             spilled=spilled,
             spilled_bytes=spilled_bytes,
         )
-
-
-def _first_counter(now: int) -> int:
-    return (now // 1000 - _EPOCH) << 8
