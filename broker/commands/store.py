@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from broker.commands.output import write_error
+from common.config import Config
 from common.exitcodes import ExitCode
 
 NAME = "store"
@@ -55,10 +56,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument(
         "--queue", metavar="NAME", action="append", help="only this queue, by its destination; may be repeated"
     )
+    importing = command(
+        "import",
+        "read messages from standard input",
+        "Read what export wrote from standard input, and put it at the tails of the queues, in its order and with its\n"
+        "message-ids. The broker must be stopped. A new directory is made if need be. When it cannot go on it says\n"
+        "how far it came.",
+    )
+    importing.add_argument("--skip", metavar="N", type=_count, help="leave out the first N lines: they are in already")
+    importing.add_argument(
+        "--continue", action="store_true", dest="go_on", help="complete an import that was killed; same input"
+    )
+    importing.add_argument(
+        "--workers",
+        metavar="N",
+        type=_count,
+        help="lay a new directory out for so many (default: one per core, as serve does)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     directory: Path = arguments.directory
+    if arguments.store_command == "import":
+        return _import(arguments)
     if not directory.is_dir():
         write_error(f"{directory} is no directory")
         return ExitCode.USAGE
@@ -70,6 +90,33 @@ def run(arguments: argparse.Namespace) -> int:
         case "export":
             given += [f"--queue={name}" for name in arguments.queue or ()]
     return _execute(given)
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    from broker.data_dir import DataDir
+    from broker.errors import CannotStartError
+
+    try:
+        data_dir = DataDir(arguments.directory)
+    except CannotStartError as error:
+        write_error(str(error))
+        return ExitCode.CANNOT_START
+    try:
+        if not data_dir.try_take():
+            write_error(
+                f"{data_dir.path} is still used by workers of a broker that was killed; try again when they end"
+            )
+            return ExitCode.CANNOT_START
+        given = ["import", str(data_dir.path), f"--skip={arguments.skip or 0}"]
+        given += [f"--workers={arguments.workers or Config().broker.worker_count()}"]
+        given += ["--continue"] if arguments.go_on else []
+        # Inherited, so that it is in use as long as the program runs, whatever becomes of this process.
+        return _execute(given, inherited=(data_dir.workers_lock,))
+    except CannotStartError as error:
+        write_error(str(error))
+        return ExitCode.CANNOT_START
+    finally:
+        data_dir.close()
 
 
 def _execute(arguments: Sequence[str], inherited: Sequence[int] = ()) -> int:

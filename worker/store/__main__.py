@@ -6,19 +6,23 @@ import argparse
 import json
 import os
 import signal
+import stat
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import FrameType
 
 from common.exitcodes import ExitCode
 from worker.store.interface import StoreError
 from worker.store.tool.check import check
 from worker.store.tool.export import export
+from worker.store.tool.importing import Imported, import_lines
 from worker.store.tool.progress import Bar, Paced
 from worker.store.tool.reshard import reshard
 from worker.store.tool.stats import stats
+from worker.store.tool.text import count
 
 __all__ = ["main"]
 
@@ -60,6 +64,11 @@ def _parser() -> argparse.ArgumentParser:
     parser_of_export = command("export")
     parser_of_export.add_argument("--queue", action="append", default=[])
     parser_of_export.set_defaults(run=_export)
+    parser_of_import = command("import")
+    parser_of_import.add_argument("--skip", type=int, default=0)
+    parser_of_import.add_argument("--continue", action="store_true", dest="go_on")
+    parser_of_import.add_argument("--workers", type=int, default=1)
+    parser_of_import.set_defaults(run=_import)
     parser_of_reshard = command("reshard")
     parser_of_reshard.add_argument("workers", type=int)
     parser_of_reshard.set_defaults(run=_reshard)
@@ -89,6 +98,62 @@ def _export(arguments: argparse.Namespace) -> int:
     export(arguments.directory, write, arguments.queue, time.time_ns() // 1_000_000)
     output.flush()
     return ExitCode.OK
+
+
+def _import(arguments: argparse.Namespace) -> int:
+    source = Input()
+    stdin = os.fstat(sys.stdin.fileno())
+    total = stdin.st_size if stat.S_ISREG(stdin.st_mode) else 0
+    bar = Bar(sys.stderr, "importing", "bytes" if total else "messages") if sys.stderr.isatty() else None
+
+    def progress(imported: Imported, bytes_read: int) -> None:
+        if bar is not None:
+            bar(bytes_read if total else imported.messages, total)
+
+    try:
+        imported = import_lines(
+            arguments.directory,
+            source,
+            workers=arguments.workers,
+            now=time.time_ns() // 1_000_000,
+            skip=arguments.skip,
+            go_on=arguments.go_on,
+            progress=progress,
+            is_stopped=lambda: source.is_stopped,
+        )
+    finally:
+        if bar is not None:
+            bar.clear()
+    _write(f"imported {count(imported.messages, 'message')} into {arguments.directory}")
+    return ExitCode.OK
+
+
+class Input:
+    """The lines of standard input, until SIGINT or SIGTERM. They end it between two lines, so that what was read can
+    still be stored."""
+
+    def __init__(self) -> None:
+        self.is_stopped = False
+        self._is_waiting = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._stop)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.is_stopped = True
+        if self._is_waiting:
+            raise KeyboardInterrupt
+
+    def __iter__(self) -> Iterator[bytes]:
+        while not self.is_stopped:
+            try:
+                self._is_waiting = True
+                line = sys.stdin.buffer.readline()
+                self._is_waiting = False
+            except KeyboardInterrupt:
+                return
+            if not line:
+                return
+            yield line
 
 
 def _reshard(arguments: argparse.Namespace) -> int:

@@ -11,8 +11,9 @@ import msgpack
 from common.layout import LayoutError, database, database_slots
 from common.ownership import owner_of
 from worker.queues.message import MAX_QUEUES, first_key, last_key
+from worker.queues.owned import VOLATILE
 from worker.store.interface import StoreError
-from worker.store.tool.snapshot import VOLATILE, Queue, Snapshot, workers_of
+from worker.store.tool.snapshot import Queue, Snapshot, workers_of
 from worker.store.tool.text import count, size
 
 __all__ = ["check"]

@@ -6,6 +6,7 @@ it comes after what is in the queue.
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +49,9 @@ def export(directory: Path, write: Callable[[bytes], None], names: Sequence[str]
             for queue in snapshot.queues():
                 known.add(queue.name)
                 if not wanted or queue.name in wanted:
+                    if queue.options:
+                        options = base64.b64encode(queue.options).decode()
+                        write(line({"kind": "subscription", "queue": queue.name, "options": options}))
                     for fields in _messages(snapshot, queue, pending.settled.get(snapshot.slot, set())):
                         write(line(fields))
         for name, added in pending.added.items():

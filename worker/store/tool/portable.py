@@ -3,13 +3,15 @@
     {"kind": "stampede-export", "version": 1, "release": "0.1.0", "workers": 2}
     {"kind": "message", "queue": "/queue/a", "id": "...", "headers": [["destination", "/queue/a"], ...], "body": "...",
      "priority": 4, "count": 1, "expires": 1795000000000, "due": 1795000000000}
+    {"kind": "subscription", "queue": "/durable/a", "options": "..."}
     {"kind": "key", "queue": "/queue/a", "key": "order-7", "id": "...", "at": 1795000000000}
     {"kind": "retained", "destination": "/topic/a", "id": "...", "headers": [...], "body": "..."}
     {"kind": "end"}
 
 `headers` are as a client sent and gets them, without escapes; `id` is the message-id; a body that is no UTF-8 is
 `body64`, in Base64. `count` is how often a message was delivered, `due` until when it is put off; times are in ms since
-the epoch; what is left out is 0, `priority` 4. Lines of a queue are in the order in which it delivers.
+the epoch; what is left out is 0, `priority` 4. `options` are what a queue takes from topics,
+in the broker's own form. Lines of a queue are in the order in which it delivers.
 """
 
 from __future__ import annotations

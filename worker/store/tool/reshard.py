@@ -18,11 +18,12 @@ import apsw
 from common.layout import STAGING, Layout, LayoutError, database, database_slots, write_layout
 from common.ownership import owner_of
 from worker.queues.message import MAX_QUEUES
+from worker.queues.owned import VOLATILE
 from worker.store.interface import StoreError
 from worker.store.schema import prepare
 from worker.store.tool.generation import Move, make
 from worker.store.tool.records import rewritten
-from worker.store.tool.snapshot import VOLATILE, Snapshot, clear_errors
+from worker.store.tool.snapshot import Snapshot, clear_errors
 from worker.store.tool.switch import clear_os_errors, complete, decide, discard, settle
 from worker.store.tool.text import count, size
 

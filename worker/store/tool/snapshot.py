@@ -14,13 +14,11 @@ import apsw
 
 from common.layout import Layout, LayoutError, database, database_slots, read_layout
 from worker.queues.message import first_key, last_key, queue_number
+from worker.queues.owned import VOLATILE
 from worker.store.interface import StoreError
 from worker.store.schema import APPLICATION_ID, BUSY_MS, MIGRATIONS, Bindings, failure
 
-__all__ = ["VOLATILE", "Queue", "Snapshot", "Snapshots", "read_only", "workers_of"]
-
-VOLATILE = b"volatile"
-"""The options of a queue that ends with its owner: what it left behind is nobody's."""
+__all__ = ["Queue", "Snapshot", "Snapshots", "read_only", "workers_of"]
 
 
 def read_only(path: Path) -> str:
