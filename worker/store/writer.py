@@ -194,7 +194,7 @@ class Writer:
                 continue
             must = [item for item in part if item.unit.must]
             if len(part) == 1 and isinstance(error, _Hopeless):
-                self._log.error(Event.INTERNAL_ERROR, error=str(error), keys=[key for key, _ in part[0].unit.inserts])
+                self._log.error(Event.INTERNAL_ERROR, error=f"a unit that never can be stored: {error}")
                 must = []
                 part[0].error = error
             elif must and stuck is None and not self._insist(must, alone=len(must) == len(part), error=error):

@@ -155,7 +155,7 @@ def test_a_batch_is_one_statement_whatever_its_size(sqlite: Open) -> None:
                 s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append(sql)) or True
                 await s.write(**unit)
                 s.store._connections[0].exec_trace = None
-                return [" ".join(sql.split()[-8:]) for sql in executed[1:-1]]
+                return executed[1:-1]
 
             near, far = list(range(key(1), key(1000))), list(range(key(2000), key(9000), 7))
             assert len(await statements_of(inserts=[(number, b"x") for number in near])) == 1
