@@ -109,7 +109,7 @@ class Session(asyncio.Protocol):
 
     def write(self, data: bytes) -> None:
         """Send; raises Lost if it is known that nobody is there."""
-        if self.is_lost or self._transport is None:
+        if self.is_lost or self._transport is None or self._transport.is_closing():
             raise Lost
         self._transport.write(data)
 
