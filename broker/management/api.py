@@ -8,32 +8,31 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from broker.management.listings import Cursor, Page, list_connections, list_destinations
+from broker.management.listings import list_connections, list_destinations
 from broker.management.metrics import CONTENT_TYPE, render
 from broker.management.questions import NoAnswer, Questions
+from broker.management.queues import QueueApi
+from broker.management.requests import BadRequest, number, page_answer, page_of, refusal
 from broker.management.state import BrokerState, View, WorkerState
 from common.release import VERSION
 
-__all__ = ["Api", "refusal"]
+__all__ = ["Api", "explain"]
 
 _STATES = ("", "open", "waiting", "paused", "connecting", "closing")
-_MAX_LIMIT = 500
 _MAX_SUBSCRIPTIONS = 200
-_MAX_TEXT = 200
 _TOTALS = (
     *("connections", "accepted", "subscriptions", "messages_in", "messages_out", "bytes_in", "bytes_out", "dropped"),
     *("slow_subscribers", "paused_publishers", "blocked_destinations", "backplane_kept_bytes"),
+    *("queues", "queue_messages", "queue_bytes", "queue_unsettled", "queue_consumers", "dead_lettered"),
+    *("store_commits", "store_failures", "store_bytes", "store_pending_bytes", "unconfirmed_bytes"),
 )
-
-
-class BadRequest(Exception):
-    """A parameter that does not fit; the text says which and what it takes."""
 
 
 class Api:
     def __init__(self, view: View, questions: Questions) -> None:
         self._view = view
         self._questions = questions
+        self._queues = QueueApi(questions.ask, self._slots)
 
     def routes(self) -> list[web.AbstractRouteDef]:
         return [
@@ -46,6 +45,7 @@ class Api:
             web.get("/api/connections/{session}", self.connection),
             web.post("/api/connections/{session}/close", self.close),
             web.get("/api/destinations", self.destinations),
+            *self._queues.routes(),
         ]
 
     # --- what the front knows
@@ -57,14 +57,18 @@ class Api:
 
     async def ready(self, request: web.Request) -> web.Response:
         """200 while every worker accepts clients: one that is missing leaves the connections the kernel gives it
-        waiting."""
-        reason = self._view.take().not_ready_because
+        waiting. Degraded where a worker cannot store: topics and consumers go on, and consumers make room."""
+        state = self._view.take()
+        reason = state.not_ready_because
         if reason:
             return web.json_response({"status": "not ready", "reason": reason}, status=503)
+        if state.degraded_because:
+            return web.json_response({"status": "degraded", "reason": state.degraded_because})
         return web.json_response({"status": "ready"})
 
     async def metrics(self, request: web.Request) -> web.Response:
-        return web.Response(body=render(self._view.take()).encode(), headers={"Content-Type": CONTENT_TYPE})
+        depths = await self._queues.deepest()
+        return web.Response(body=render(self._view.take(), depths).encode(), headers={"Content-Type": CONTENT_TYPE})
 
     async def overview(self, request: web.Request) -> web.Response:
         state = self._view.take()
@@ -72,7 +76,8 @@ class Api:
             {
                 "version": VERSION,
                 "ready": not state.not_ready_because,
-                "reason": state.not_ready_because,
+                "reason": state.not_ready_because or state.degraded_because,
+                "degraded": bool(state.degraded_because),
                 "started": state.started,
                 "uptime": state.uptime,
                 "addresses": state.addresses,
@@ -96,19 +101,19 @@ class Api:
         state = request.query.get("state", "")
         if state not in _STATES:
             raise BadRequest(f"state takes {', '.join(_STATES[1:])}")
-        start, limit, text = _page_of(request)
+        start, limit, text = page_of(request)
         page = await list_connections(self._questions.ask, self._slots(), start, limit, text=text, state=state)
-        return _page("connections", page)
+        return page_answer("connections", page)
 
     async def destinations(self, request: web.Request) -> web.Response:
-        start, limit, text = _page_of(request)
-        return _page(
+        start, limit, text = page_of(request)
+        return page_answer(
             "destinations", await list_destinations(self._questions.ask, self._slots(), start, limit, text=text)
         )
 
     async def connection(self, request: web.Request) -> web.Response:
-        offset = _number(request, "offset", 0, 0, 10**9)
-        limit = _number(request, "limit", 100, 1, _MAX_SUBSCRIPTIONS)
+        offset = number(request, "offset", 0, 0, 10**9)
+        limit = number(request, "limit", 100, 1, _MAX_SUBSCRIPTIONS)
         return await self._about(request, "connection", {"offset": offset, "limit": limit})
 
     async def close(self, request: web.Request) -> web.Response:
@@ -130,10 +135,6 @@ class Api:
         return [worker.slot for worker in self._view.take().workers if worker.state == "ready"]
 
 
-def refusal(status: int, why: str) -> web.Response:
-    return web.json_response({"error": why}, status=status)
-
-
 @web.middleware
 async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn what keeps a request from its answer into JSON."""
@@ -148,34 +149,6 @@ async def explain(request: web.Request, handler: Handler) -> web.StreamResponse:
         if "Allow" in error.headers:
             answer.headers["Allow"] = error.headers["Allow"]
         return answer
-
-
-def _page_of(request: web.Request) -> tuple[Cursor, int, str]:
-    try:
-        start = Cursor.parse(request.query.get("after", "0.0"))
-    except ValueError:
-        raise BadRequest("after takes the `next` of an earlier page") from None
-    text = request.query.get("text", "")
-    if len(text) > _MAX_TEXT:
-        raise BadRequest(f"text takes at most {_MAX_TEXT} characters")
-    return start, _number(request, "limit", 100, 1, _MAX_LIMIT), text
-
-
-def _number(request: web.Request, name: str, default: int, low: int, high: int) -> int:
-    text = request.query.get(name, str(default))
-    if not (text.isascii() and text.isdecimal() and len(text) < 12 and low <= int(text) <= high):
-        raise BadRequest(f"{name} takes a whole number from {low} to {high}")
-    return int(text)
-
-
-def _page(name: str, page: Page) -> web.Response:
-    return web.json_response(
-        {
-            name: page.entries,
-            "next": None if page.next is None else str(page.next),
-            "unanswered": sorted(page.unanswered),
-        }
-    )
 
 
 def _by_name(state: BrokerState, prefix: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from broker.management.questions import NoAnswer
 
-__all__ = ["Cursor", "Page", "list_connections", "list_destinations"]
+__all__ = ["Cursor", "Page", "list_connections", "list_destinations", "list_queues"]
 
 PIECES = 40
 """Asked for per page."""
@@ -88,6 +88,18 @@ async def list_destinations(ask: Ask, slots: Sequence[int], start: Cursor, limit
                         entry["blocked"] = entry["blocked"] or each["blocked"]
                         entry["workers"] += bool(each["subscribers"])
         return list(found.values()), result["next"]
+
+    await _walk(page, slots, start, limit, piece)
+    return page
+
+
+async def list_queues(ask: Ask, slots: Sequence[int], start: Cursor, limit: int, *, text: str = "") -> Page:
+    """Up to `limit` queues whose name contains `text`, owner by owner."""
+    page = Page()
+
+    async def piece(slot: int, place: int, count: int) -> tuple[list[dict[str, Any]], int | None]:
+        result = await ask(slot, "queues", {"offset": place, "limit": count, "text": text}) or {}
+        return [{"owner": slot, **each} for each in result["queues"]], result["next"]
 
     await _walk(page, slots, start, limit, piece)
     return page

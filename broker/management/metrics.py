@@ -5,16 +5,26 @@ Counters of a worker start at zero again with its next life, which `rate()` allo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from broker.management.state import BrokerState, WorkerState
 from common.errors import CloseReason, ErrorCode
 from common.release import VERSION
 
-__all__ = ["CONTENT_TYPE", "render"]
+__all__ = ["CONTENT_TYPE", "DEPTHS", "Depth", "render"]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+DEPTHS = 100
+"""Queues with series of their own: clients choose the names, so there must be an end to them."""
+
+_BY_QUEUE = (
+    ("queue_depth_messages", "messages", "Messages in a queue."),
+    ("queue_depth_unsettled", "unsettled", "Those that consumers have and did not acknowledge."),
+    ("queue_depth_consumers", "consumers", "Consumers of a queue."),
+)
+"""Name after `stampede_`, attribute of a `Depth`, help."""
 
 _BY_WORKER = (
     ("connections", "gauge", "connections", "Client connections."),
@@ -30,6 +40,18 @@ _BY_WORKER = (
     ("paused_publishers", "gauge", "paused_publishers", "Clients not read from, because of a slow subscriber."),
     ("blocked_destinations", "gauge", "blocked_destinations", "Destinations whose publishers are paused."),
     ("backplane_kept_bytes", "gauge", "backplane_kept_bytes", "Bytes for siblings that wait for room on a link."),
+    ("queues", "gauge", "queues", "Queues it owns, those of durable subscriptions included."),
+    ("queued_messages", "gauge", "queue_messages", "Messages in them, the unsettled ones included."),
+    ("queued_bytes", "gauge", "queue_bytes", "Bytes of these."),
+    ("unsettled_messages", "gauge", "queue_unsettled", "Messages that consumers have and did not acknowledge."),
+    ("queue_consumers", "gauge", "queue_consumers", "Consumers of its queues, on all workers."),
+    ("dead_lettered_total", "counter", "dead_lettered", "Messages that failed for good, dead letter queue or not."),
+    ("handoff_unconfirmed_bytes", "gauge", "unconfirmed_bytes", "Bytes on their way to queues of other workers."),
+    ("store_commits_total", "counter", "store_commits", "Commits of its store."),
+    ("store_failures_total", "counter", "store_failures", "Commits that failed."),
+    ("store_bytes", "gauge", "store_bytes", "Bytes of its store on disk."),
+    ("store_pending_bytes", "gauge", "store_pending_bytes", "Bytes that wait for the disk."),
+    ("store_failing", "gauge", "store_failing", "1 while its store cannot write."),
 )
 """Name after `stampede_`, type, key of the worker's counters, help."""
 
@@ -49,12 +71,22 @@ class _Family:
             yield f"stampede_{self.name}{f'{{{written}}}' if written else ''} {value!r}"
 
 
-def render(state: BrokerState) -> str:
-    """All metrics of the broker."""
-    return "".join(f"{line}\n" for family in _families(state) for line in family.lines())
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """A queue by its name."""
+
+    queue: str
+    messages: int
+    unsettled: int
+    consumers: int
 
 
-def _families(state: BrokerState) -> Iterator[_Family]:
+def render(state: BrokerState, depths: Sequence[Depth] = ()) -> str:
+    """All metrics of the broker; `depths` are the queues that are told of one by one, no more than `DEPTHS`."""
+    return "".join(f"{line}\n" for family in _families(state, depths[:DEPTHS]) for line in family.lines())
+
+
+def _families(state: BrokerState, depths: Sequence[Depth]) -> Iterator[_Family]:
     workers = state.workers
     yield _Family("build_info", "gauge", "Always 1; the label is the version.", [({"version": VERSION}, 1)])
     yield _Family("start_time_seconds", "gauge", "When the broker was started.", [({}, state.started)])
@@ -67,6 +99,9 @@ def _families(state: BrokerState) -> Iterator[_Family]:
     for name, kind, key, text in _BY_WORKER:
         samples = [(_slot(worker), float(worker.stats.get(key, 0))) for worker in heard]
         yield _Family(name, kind, text, samples)
+    for name, attribute, text in _BY_QUEUE:
+        told = f"{text} Only of the {DEPTHS} that hold the most."
+        yield _Family(name, "gauge", told, [({"queue": each.queue}, getattr(each, attribute)) for each in depths])
     # Every reason and code from the start: a counter that comes into being at 1 hides its first increase.
     yield _Family("connections_closed_total", "counter", "Connections that ended.", list(_by_name(heard, "reason")))
     yield _Family("errors_total", "counter", "ERROR frames sent.", list(_by_name(heard, "code")))

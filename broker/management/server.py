@@ -11,9 +11,10 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from broker.listeners import Listener, open_listeners
-from broker.management.api import Api, explain, refusal
+from broker.management.api import Api, explain
 from broker.management.guard import Guard
 from broker.management.questions import Questions
+from broker.management.requests import refusal
 from broker.management.state import Supervision, View, Workers
 from common import config
 from common.log import Event, EventLog

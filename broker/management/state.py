@@ -62,6 +62,16 @@ class BrokerState:
         missing = [worker for worker in self.workers if worker.state != "ready"]
         return ", ".join(f"worker {worker.slot} is {worker.state}" for worker in missing)
 
+    @property
+    def degraded_because(self) -> str:
+        """What does not work although clients are accepted; empty when all does."""
+        failing = [worker for worker in self.workers if worker.stats.get("store_failing")]
+        return ", ".join(
+            f"worker {worker.slot} cannot store messages, "
+            + ("the disk or its quota is full" if worker.stats.get("store_full") else "its log says why")
+            for worker in failing
+        )
+
     def total(self, counter: str) -> int:
         """A counter or gauge over all workers."""
         return sum(worker.stats.get(counter, 0) for worker in self.workers)
