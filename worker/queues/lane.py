@@ -28,24 +28,30 @@ class SideLane:
     """What waits for consumers with one of `selectors`, for nobody where there are none; `keeper` if only for that
     one, because its groups stick to it; `avoided` if for anyone else.
 
-    From the key `cut` on, what belongs here was dropped from memory and is only on disk, see `Waiting.make_room`.
+    From the key `cut` on, what belongs here was dropped from memory and is only on disk, see `Waiting.make_room`; if
+    nothing was, that is `end`, which is beyond all keys.
     """
 
-    __slots__ = ("avoided", "cut", "keeper", "messages", "selectors")
+    __slots__ = ("avoided", "cut", "end", "keeper", "messages", "selectors")
 
     def __init__(
         self,
         selectors: tuple[Selector | None, ...],
-        cut: int,
+        end: int,
         *,
         keeper: Consumer | None = None,
         avoided: Consumer | None = None,
     ) -> None:
         self.messages: Lane = deque()
         self.selectors = selectors
-        self.cut = cut
+        self.end = end
+        self.cut = end
         self.keeper = keeper
         self.avoided = avoided
+
+    @property
+    def is_cut(self) -> bool:
+        return self.cut < self.end
 
 
 def total_size(messages: Iterable[Message]) -> int:

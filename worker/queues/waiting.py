@@ -17,6 +17,7 @@ from heapq import heapify, heappop, heappush
 
 from common.selector import Selector
 from worker.queues.consumer import Consumer
+from worker.queues.groups import Groups
 from worker.queues.lane import Lane, SideLane, headers_of, key_of, merge, total_size
 from worker.queues.message import Message
 from worker.queues.paging import Paging
@@ -30,8 +31,7 @@ _Horizons = dict[Selector | Consumer | None, int]
 
 class Waiting:
     """`count` messages of `size` bytes. `returned` are those among them that were delivered and came back, with their
-    sizes by key: how often, the disk may not know, so they stay in memory; `avoided` says who refused which of them.
-    The bindings of at most `max_groups` groups are remembered, and of as many as messages are outstanding."""
+    sizes by key: how often, the disk may not know, so they stay in memory; `avoided` says who refused which of them."""
 
     def __init__(self, turns: Turns, paging: Paging, max_groups: int) -> None:
         self.main: Lane = Lane()
@@ -40,13 +40,11 @@ class Waiting:
         self.returned: dict[int, int] = {}
         self._returned_size = 0
         self.avoided: dict[int, Consumer] = {}
-        self.max_groups = max_groups
         self.grouped = False
         """Whether messages of groups may be among them."""
         self.evicted: list[Message] = []
         """Dropped from memory, and not on disk yet."""
-        self._groups: dict[bytes, Consumer] = {}
-        self._groups_used = 0
+        self.groups = Groups(max_groups)
         self._sides: dict[_Name, SideLane] = {}
         self._turns = turns
         self._paging = paging
@@ -109,13 +107,13 @@ class Waiting:
         return sorted(out, key=key_of)
 
     def drop_last(self, count: int, size: int) -> list[Message]:
-        """Take out the last, until only `count` messages of `size` bytes are left or all that may go is gone; all wait
-        in `main`."""
+        """Take out the last, but not the first, until only `count` messages of `size` bytes are left or all that may
+        go is gone; all wait in `main`."""
         out: list[Message] = []
         stay: list[Message] = []
         over, over_size = self.load
         over, over_size = over - count, over_size - size
-        while self.main and (over > 0 or over_size > 0):
+        while len(self.main) > 1 and (over > 0 or over_size > 0):
             message = self.main.pop()
             if message.key in self.returned:
                 stay.append(message)
@@ -143,7 +141,7 @@ class Waiting:
     def regroup(self, gone: Consumer | None = None) -> bool:
         """Other consumers are here than before, or one is `gone`, but the selectors are the same: what waited for one,
         or for all but one, is looked at anew. False if all has to be, see `gather`."""
-        if any(side.keeper is gone and side.cut < self._paging.end for side in self._sides.values() if side.keeper):
+        if any(side.keeper is gone and side.is_cut for side in self._sides.values() if side.keeper):
             return False
         for name, side in list(self._sides.items()):
             if side.avoided is not None or (side.keeper is not None and side.keeper is gone):
@@ -209,11 +207,14 @@ class Waiting:
         for messages in [late, *given.values()]:
             self.count -= len(messages)
             self.size -= total_size(messages)
-        end = self._paging.end
-        self._sides = {name: side for name, side in self._sides.items() if side.messages or side.cut < end}
+        self._sides = {name: side for name, side in self._sides.items() if side.messages or side.is_cut}
         if not self.count:
             self.grouped = False
         return given, late
+
+    def forget_groups(self) -> None:
+        """Bound how many are remembered, once consumers have what was chosen for them."""
+        self.groups.trim(self._sides.values())
 
     def _sort_in(self, now: int, late: list[Message]) -> None:
         """Look at what is new."""
@@ -254,11 +255,10 @@ class Waiting:
             return (lane.keeper if lane.keeper.credit > 0 else None), None
         key = message.key
         group = message.group
-        keeper = self._keeper(group, lane.selectors) if group else None
-        if keeper is not None and group:
+        keeper = self.groups.keeper(group, lane.selectors) if group else None
+        if keeper is not None:
             own = self._sides.get((None, keeper, None))
             if keeper.credit > 0 and (own is None or key < own.cut or key in self.returned):
-                self._groups[group] = self._groups.pop(group)
                 return keeper, None
             return None, own or self._side(lane.selectors, keeper)
         avoided = self.avoided.get(key) if lane.avoided is None else None
@@ -268,7 +268,7 @@ class Waiting:
         if consumer is not None:
             self._turns.served(consumer)
             if group:
-                self._bind(group, consumer)
+                self.groups.bind(group, consumer)
         return consumer, None
 
     def _next(self, lane: SideLane, key: int, horizons: _Horizons) -> Consumer | None:
@@ -286,48 +286,10 @@ class Waiting:
         horizons: _Horizons = {}
         if self._paging.passed:
             for side in self._sides.values():
-                if side.cut < self._paging.end:
+                if side.is_cut:
                     for each in side.selectors if side.keeper is None else [side.keeper]:
                         horizons[each] = min(horizons.get(each, side.cut), side.cut)
         return horizons
-
-    # --- groups
-
-    def _keeper(self, group: bytes, selectors: tuple[Selector | None, ...]) -> Consumer | None:
-        """The consumer that `group` sticks to. What its selector refuses is as if of no group."""
-        keeper = self._groups.get(group)
-        if keeper is None or not keeper.eligible or keeper.selector not in selectors:
-            return None
-        return keeper
-
-    def _bind(self, group: bytes, consumer: Consumer) -> None:
-        keeper = self._groups.get(group)
-        if keeper is not None and keeper.eligible:
-            return
-        self._groups.pop(group, None)
-        self._groups[group] = consumer
-        if len(self._groups) > max(self.max_groups, self._groups_used):
-            self._forget_groups()
-
-    def _forget_groups(self) -> None:
-        """The oldest, but none of which messages are with its consumer or wait for it."""
-        used: set[bytes | None] = set()
-        cut = set()
-        for keeper in set(self._groups.values()):
-            if keeper.eligible:
-                used.update(message.group for message in keeper.unsettled.values())
-        for side in self._sides.values():
-            if side.keeper is not None:
-                used.update(message.group for message in side.messages)
-                if side.cut < self._paging.end:
-                    cut.add(side.keeper)
-        for group, keeper in list(self._groups.items()):
-            if len(self._groups) * 2 <= self.max_groups:
-                break
-            if group not in used and keeper not in cut:
-                del self._groups[group]
-        # Not to look through all of them for each new one.
-        self._groups_used = len(self._groups) * 2
 
     # --- what does not fit
 
@@ -344,7 +306,7 @@ class Waiting:
         for lane in [everyone, *self._sides.values()]:
             if lane.messages and self._next_of(lane, lane.messages[0].key, horizons):
                 return False, None
-            if lane.cut < end and self._next_of(lane, 0, {}):
+            if lane.is_cut and self._next_of(lane, 0, {}):
                 cut = min(cut, lane.cut)
         free = [selector for selector in turns.rings if selector not in horizons]
         beyond = turns.next(free, [each for each in horizons if isinstance(each, Consumer)]) is not None
@@ -398,7 +360,9 @@ class Waiting:
     def refill(self, messages: list[Message], after: int, before: int) -> None:
         """Of what was passed over, `messages` are all that there is between these keys."""
         paging = self._paging
-        full = [side for side in self._sides.values() if after < side.cut < paging.end and self._next_of(side, 0, {})]
+        full = [
+            side for side in self._sides.values() if side.is_cut and side.cut > after and self._next_of(side, 0, {})
+        ]
         taken = size = 0
         for message in messages:
             target = self._place_of(message)
@@ -424,7 +388,7 @@ class Waiting:
     def _place_of(self, message: Message) -> SideLane | None:
         """Where it waited, had it not been passed over."""
         selectors = self._wanted_by(message) if self._turns.selecting else (None,)
-        keeper = self._keeper(message.group, selectors) if message.group else None
+        keeper = self.groups.keeper(message.group, selectors) if message.group else None
         if keeper is not None:
             own = self._sides.get((None, keeper, None))
             if own is not None and message.key >= own.cut:
@@ -434,7 +398,7 @@ class Waiting:
     @property
     def cut(self) -> bool:
         """Whether anything that was passed over belongs to a lane."""
-        return any(side.cut < self._paging.end for side in self._sides.values())
+        return any(side.is_cut for side in self._sides.values())
 
 
 def made_persistent(messages: list[Message]) -> list[Message]:

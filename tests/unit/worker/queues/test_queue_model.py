@@ -25,7 +25,7 @@ PLAIN_ITEMS = st.lists(st.tuples(st.just(4), st.just(True), st.just(1), st.none(
 
 
 class QueueMachine(RuleBasedStateMachine):
-    @initialize(window=st.sampled_from([1, 3, 8]), size=st.sampled_from([1 << 20, 150]))
+    @initialize(window=st.sampled_from([1, 3, 8]), size=st.sampled_from([1 << 20, 150, 20]))
     def start(self, window: int, size: int) -> None:
         self.owner = SimulatedOwner(window_messages=window, window_bytes=size, redelivery_limit=3)
 

@@ -1,0 +1,149 @@
+"""What comes back, when, and how often."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.unit.worker.queues.one_queue import NOW, consumer, counters, dispatched, got, key, message, messages, queue
+
+
+def test_what_a_consumer_leaves_comes_back_to_its_place_and_is_counted() -> None:
+    one = queue()
+    here = consumer(one, 1, 3)
+    one.extend([message(1), message(2), message(3, 9), message(4)])
+    assert got(one) == [3, 1, 2]
+    one.settle(here, [key(1)])
+    assert one.detach(here, NOW) == []
+    assert (one.ready, one.unsettled) == (3, 0)
+    consumer(one, 2)
+    ((_, found),) = one.dispatch(NOW)
+    assert counters(found) == [3, 2, 4]
+    assert [each.count for each in found] == [2, 2, 1]
+
+
+def test_settlements_of_a_consumer_that_is_gone_do_nothing() -> None:
+    one = queue()
+    here = consumer(one)
+    one.extend(messages(1, 2))
+    one.dispatch(NOW)
+    one.detach(here, NOW)
+    assert one.settle(here, [key(1)]) == []
+    assert one.detach(here, NOW) == []
+    assert one.messages == 2
+
+
+def test_a_refused_message_comes_again_at_once_then_after_pauses_that_double() -> None:
+    one = queue(redelivery_delay=100, redelivery_delay_max=350)
+    here = consumer(one)
+    one.extend(messages(1, 1))
+    now = NOW
+    for pause in (0, 100, 200, 350, 350):
+        assert got(one, now) == [1]
+        one.give_back(here, [key(1)], now)
+        if pause:
+            assert one.wake(now + pause - 1) == now + pause
+            assert got(one, now + pause - 1) == []
+        assert one.wake(now + pause) is None
+        now += pause
+
+
+def test_a_client_may_say_the_pause() -> None:
+    one = queue()
+    here = consumer(one)
+    one.extend(messages(1, 2))
+    assert got(one) == [1, 2]
+    one.give_back(here, [key(2)], NOW, delay=10)
+    one.give_back(here, [key(1)], NOW, delay=20)
+    assert one.wake(NOW + 10) == NOW + 20
+    assert got(one) == [2]
+    assert one.wake(NOW + 20) is None
+    assert got(one) == [1]
+
+
+def test_a_refused_message_goes_before_the_others() -> None:
+    one = queue()
+    here = consumer(one, prefetch=2)
+    one.extend(messages(1, 3))
+    assert got(one) == [1, 2]
+    one.give_back(here, [key(1), key(2)], NOW)
+    assert got(one) == [1, 2]
+
+
+@pytest.mark.parametrize("delay", [0, 10])
+def test_a_refused_message_goes_to_another_consumer_even_if_it_has_to_wait(delay: int) -> None:
+    one = queue()
+    first, second = consumer(one, 1, 10), consumer(one, 2, 1)
+    one.extend(messages(1, 3))
+    assert dispatched(one) == {1: [1, 3], 2: [2]}
+    one.give_back(first, [key(1)], NOW, delay=delay)
+    one.wake(NOW + delay)
+    one.extend(messages(4, 4))
+    assert dispatched(one) == {1: [4]}
+    one.settle(second, [key(2)])
+    assert dispatched(one) == {2: [1]}
+
+
+def test_a_refused_message_comes_back_when_the_others_go() -> None:
+    one = queue()
+    first, second = consumer(one, 1), consumer(one, 2, 1)
+    one.extend(messages(1, 2))
+    one.dispatch(NOW)
+    one.give_back(first, [key(1)], NOW)
+    assert dispatched(one) == {}
+    one.detach(second, NOW)
+    assert dispatched(one) == {1: [1, 2]}
+
+
+def test_without_others_first_the_turn_decides() -> None:
+    one = queue()
+    first = consumer(one, 1)
+    consumer(one, 2, 1)
+    one.extend(messages(1, 2))
+    one.dispatch(NOW)
+    one.give_back(first, [key(1)], NOW, others_first=False)
+    assert dispatched(one) == {1: [1]}
+
+
+def test_too_often_is_dead_lettered() -> None:
+    one = queue(redelivery_limit=2)
+    here = consumer(one)
+    one.extend(messages(1, 2))
+    for _ in range(2):
+        one.dispatch(NOW)
+        assert one.give_back(here, [key(1)], NOW, delay=0) == []
+    one.dispatch(NOW)
+    assert counters(one.give_back(here, [key(1)], NOW, delay=0)) == [1]
+    assert (one.messages, one.unsettled) == (1, 1)
+    assert got(one) == []
+
+
+def test_so_is_what_consumers_leave_too_often() -> None:
+    one = queue(redelivery_limit=1)
+    one.extend(messages(1, 2))
+    for id, limit in ((1, []), (2, [1])):
+        here = consumer(one, id, 1)
+        one.dispatch(NOW)
+        assert counters(one.detach(here, NOW)) == limit
+    assert counters(one.snapshot()[0]) == [2]
+
+
+def test_no_limit_at_all() -> None:
+    one = queue(redelivery_limit=0)
+    here = consumer(one)
+    one.extend(messages(1, 1))
+    for _ in range(200):
+        assert got(one) == [1]
+        assert one.give_back(here, [key(1)], NOW, delay=0) == []
+    assert got(one) == [1]
+    one.give_back(here, [key(1)], NOW)
+    assert one.wake(NOW) == NOW + one.redelivery_delay_max
+
+
+def test_what_is_refused_for_good_is_handed_out_and_gives_credit() -> None:
+    one = queue()
+    here = consumer(one, prefetch=2)
+    one.extend(messages(1, 3))
+    one.dispatch(NOW)
+    assert counters(one.remove(here, [key(2)])) == [2]
+    assert got(one) == [3]
+    assert one.messages == 2
