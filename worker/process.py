@@ -132,7 +132,8 @@ class WorkerProcess:
         core.backplane.set_roster(members)
         for slot, _ in self._siblings - known:
             if self._start is not None and slot != self._start.slot:
-                core.greet(slot)
+                # In a next turn, when the loss of its last life is dealt with.
+                self._loop.call_soon(core.greet, slot)
         if self._start is not None:
             core.queues.expect([member.slot for member in members if member.slot != self._start.slot])
 
@@ -178,6 +179,8 @@ class WorkerProcess:
             quota_bytes=queue.quota_bytes,
             wal_bytes=queue.wal_bytes,
             retry_interval=queue.retry_interval,
+            # Whoever takes this worker's place finds everything that is stored.
+            on_broken=lambda: self._stop(ExitCode.FAILED),
         )
         session = f"{start.slot}-{start.boot}.{start.incarnation:x}"
 

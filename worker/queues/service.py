@@ -652,8 +652,10 @@ def _size(operation: Operation) -> int:
 
 def _releasing(tickets: list[Ticket]) -> Confirmed:
     def release(outcome: Outcome) -> None:
-        for ticket in tickets:
-            ticket.release()
+        # What can be refused is refused by other means; else the store is broken, and this worker about to end.
+        if outcome.refused is None:
+            for ticket in tickets:
+                ticket.release()
 
     return release
 

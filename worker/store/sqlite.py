@@ -49,7 +49,9 @@ class SqliteStore:
         quota_bytes: int = 0,
         wal_bytes: int = 64 << 20,
         retry_interval: float = 1.0,
+        on_broken: Callable[[], None] | None = None,
     ) -> None:
+        self._on_broken = on_broken
         self._path = os.fspath(path)
         self._loop = loop
         self._log = log
@@ -222,6 +224,8 @@ class SqliteStore:
     def _break(self, reason: str) -> None:
         """A bug has ended a thread: nothing is accepted any more, and nobody waits in vain."""
         self._broken = StoreError(reason)
+        if self._on_broken is not None:
+            self._on_broken()
         if self._writing and self._writer is not None:
             return
         for item in self._waiting:
