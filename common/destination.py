@@ -10,11 +10,23 @@ from __future__ import annotations
 from typing import Generic, TypeVar
 
 from common.errors import ErrorCode, StompError
+from common.temporary import TEMP_QUEUE, TEMPORARY, is_address
 
-__all__ = ["QUEUE", "PatternTrie", "check_destination", "dead_letter_queue", "is_pattern", "literal_prefix", "split"]
+__all__ = [
+    "QUEUE",
+    "QUEUES",
+    "PatternTrie",
+    "check_destination",
+    "dead_letter_queue",
+    "is_pattern",
+    "literal_prefix",
+    "split",
+]
 
 QUEUE = b"/queue/"
-"""What the name of every queue starts with; all other destinations are topics."""
+"""What the name of every queue starts with, but for the temporary ones."""
+QUEUES = (QUEUE, TEMP_QUEUE)
+"""What the names of all queues start with; all other destinations are topics."""
 _WILD = frozenset({b"*", b"#", b">"})
 T = TypeVar("T")
 
@@ -37,7 +49,7 @@ def is_pattern(destination: bytes) -> bool:
 
 def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bool) -> None:
     """Raise StompError `bad-destination` for an empty or over-long destination, control characters, a wildcard
-    where none may stand, or a `>` that is not last."""
+    where none may stand, a `>` that is not last, or a temporary destination that no client can have."""
     problem = None
     if not destination:
         problem = "it is empty"
@@ -47,6 +59,8 @@ def check_destination(destination: bytes, max_bytes: int, *, pattern_allowed: bo
         problem = "it holds a line break or NUL"
     elif destination == QUEUE:
         problem = "the name of the queue is missing"
+    elif destination.startswith(TEMPORARY) and (is_pattern(destination) or not is_address(destination)):
+        problem = "the name of a temporary destination has no '/' and is no pattern; only its session may stand before"
     elif is_pattern(destination):
         if destination.startswith(QUEUE):
             problem = "a subscription takes one queue, not a pattern; '*', '#' and '>' are for topics"

@@ -38,6 +38,8 @@ class ErrorCode(StrEnum):
     BAD_VALUE = "bad-value"
     """A header whose value is not one of those allowed."""
     BAD_DESTINATION = "bad-destination"
+    ACCESS_DENIED = "access-denied"
+    """A temporary destination of another connection."""
     DUPLICATE_SUBSCRIPTION = "duplicate-subscription"
     UNKNOWN_SUBSCRIPTION = "unknown-subscription"
     TOO_MANY_SUBSCRIPTIONS = "too-many-subscriptions"

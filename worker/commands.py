@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.acknowledgement import AckMode
 from common.codec import escape
-from common.destination import QUEUE, check_destination
+from common.destination import QUEUES, check_destination
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
@@ -73,7 +73,8 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     destination = name.encode()
     check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
     mode = AckMode.parse(frame.get("ack"))
-    browses = wants_to_browse(frame, queue=destination.startswith(QUEUE))
+    destination = core.temporary.subscribed(connection, frame, destination)
+    browses = wants_to_browse(frame, queue=destination.startswith(QUEUES))
     if browses:
         mode = AckMode.AUTO
     selector = _selector(connection, frame)
@@ -105,11 +106,11 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     number = connection.next_number()
     receipt = frame.get("receipt")
     subscription: Subscription
-    feed = None if destination.startswith(QUEUE) else parse_feed(connection, frame, destination)
+    feed = None if destination.startswith(QUEUES) else parse_feed(connection, frame, destination)
     if browses:
         owner = core.queues.owner_of(destination)
         subscription = Browser(connection, destination, name, id, number, version, selector, owner)
-    elif feed is not None or destination.startswith(QUEUE):
+    elif feed is not None or destination.startswith(QUEUES):
         subscription = queue_subscription(core, connection, frame, destination, id, number, mode, feed)
     else:
         subscription = Subscription(connection, destination, id, number, mode, version, selector)
@@ -159,10 +160,8 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         destination = _required(frame, "destination")
         key = f"\0{destination}"
         if key not in connection.subscriptions:
-            key = next(
-                (other for other, each in connection.subscriptions.items() if each.name == destination.encode()),
-                key,
-            )
+            address = core.temporary.address(connection, destination.encode())
+            key = next((other for other, each in connection.subscriptions.items() if each.name == address), key)
     else:
         key = _required(frame, "id")
     subscription = connection.subscriptions.pop(key, None)
@@ -297,9 +296,9 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
     transaction = connection.open_transactions().end(_required(frame, "transaction"))
     assembly = Assembly(core.ids.next_prefix())
     for route, body in transaction.sends:
-        assembly.add(route, body)
+        assembly.add(core.temporary.route(connection, route), body)
     parts = core.queues.parts(assembly.batches, transaction.settled)
-    topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUE)}
+    topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUES)}
     if not parts:
         core.publish(topics)
         if core.flow.blocked:

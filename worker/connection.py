@@ -418,6 +418,7 @@ class Connection(asyncio.Protocol):
         for subscription in self.subscriptions.values():
             self.core.router.unsubscribe(subscription)
         self.core.queues.left(self)
+        self.core.temporary.left(self)
         self.subscriptions = {}
         self.tracked = {}
         self.transactions = None

@@ -12,11 +12,12 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from common.destination import QUEUE
+from common.destination import QUEUE, QUEUES
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.log import Event, EventLog, Level
 from common.negotiation import HeartBeat
+from common.temporary import TEMPORARY
 from common.timerwheel import TimerWheel
 from worker.acceptance import Acceptance
 from worker.backplane.interface import Backplane, Batch
@@ -29,6 +30,7 @@ from worker.queues.service import Queues
 from worker.router import Gathered, Router
 from worker.routes import Route
 from worker.settings import Settings
+from worker.temporary import Temporaries
 
 __all__ = ["Core"]
 
@@ -80,6 +82,7 @@ class Core:
         # Not a set: a listing goes by their order, which is that of their numbers.
         self.connections: dict[Connection, None] = {}
         self.inspector = Inspector(self)
+        self.temporary = Temporaries(self)
         self.draining = False
         self.drain_until = 0.0
         self._live = 0
@@ -223,9 +226,15 @@ class Core:
         gathered: Gathered | None = None if len(batches) == 1 else {}
         for destination, batch in batches.items():
             self.messages_in += len(batch.items)
+            if batch.traits is not None:
+                self.temporary.rewrite(connection, batch)
             if destination.startswith(QUEUE):
                 queues = True
                 self.queues.send(connection, destination, batch, acceptance)
+                continue
+            if destination.startswith(TEMPORARY):
+                queues = True
+                self.temporary.send(connection, destination, batch, acceptance, gathered)
                 continue
             if self.queues.feeds:
                 fed += self.queues.feed(connection, destination, batch, acceptance)
@@ -241,8 +250,9 @@ class Core:
         if acceptance is not None:
             acceptance.begun()
         if self.flow.blocked:
-            held_up = {self.queues.holding_up(each) for each in batches if each.startswith(QUEUE)} if queues else ()
-            self.flow.pause_for(connection, (*batches, *held_up, *fed))
+            names = [self.temporary.address(connection, each) for each in batches]
+            held_up = {self.queues.holding_up(each) for each in names if each.startswith(QUEUES)} if queues else ()
+            self.flow.pause_for(connection, (*names, *held_up, *fed))
 
     def publish(self, batches: dict[bytes, Batch]) -> None:
         """Deliver `batches` to topics, whoever sent them and is or is not there any more."""

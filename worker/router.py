@@ -15,6 +15,7 @@ from common.codec import escape
 from common.destination import PatternTrie, is_pattern, literal_prefix
 from common.negotiation import Version
 from common.selector import Selector
+from common.temporary import TEMP_TOPIC
 from worker.backplane.interface import Backplane, Batch
 from worker.items import choose, read_headers
 
@@ -284,7 +285,8 @@ class Router:
     def _match(self, destination: bytes) -> _Match:
         if len(self._matches) >= _MAX_MATCHES:
             self._matches.clear()
-        entries = self._patterns.match(destination)
+        # What is temporary is its connection's alone: no pattern listens in.
+        entries = [] if destination.startswith(TEMP_TOPIC) else self._patterns.match(destination)
         entries += [entry for entry in self._entries.get(destination, {}).values() if not entry.pattern]
         match = self._matches[destination] = (
             tuple(entry for entry in entries if entry.selector is None),

@@ -119,6 +119,8 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
     old, middle, new = (b"\n" + encode_headers(passed, each) + end for each in Version)
     tails = None if old == middle == new else (old, middle, new)
     traits = parse_traits(frame)
+    if traits is not None and traits.reply_to is not None:
+        check_destination(traits.reply_to, destination_bytes, pattern_allowed=False)
     return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails, traits)
 
 

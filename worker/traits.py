@@ -8,8 +8,9 @@ from common.codec import unescape
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version
+from common.temporary import is_short
 
-__all__ = ["TRAIT_HEADERS", "Traits", "parse_traits", "traits_of"]
+__all__ = ["PLAIN", "TRAIT_HEADERS", "Traits", "parse_traits", "traits_of"]
 
 TRAIT_HEADERS = frozenset(
     {
@@ -32,7 +33,8 @@ _KEY_BYTES = 256
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """Times in ms, absolute ones since the epoch; 0 for none."""
+    """Times in ms, absolute ones since the epoch; 0 for none. `reply_to` only if it is what the sender calls a
+    temporary destination of its own, and until it is written as what others reach it by."""
 
     persistent: bool = True
     priority: int = 4
@@ -43,13 +45,15 @@ class Traits:
     group: bytes | None = None
     idempotency_key: str | None = None
     retain: bool = False
+    reply_to: bytes | None = None
 
     def pack(self) -> tuple[bool | int | bytes | str | None, ...]:
         """The fields in order, to make it again from."""
         return astuple(self)
 
 
-_PLAIN = Traits()
+PLAIN = Traits()
+"""Nothing special."""
 
 
 def parse_traits(frame: Frame) -> Traits | None:
@@ -57,6 +61,7 @@ def parse_traits(frame: Frame) -> Traits | None:
     if TRAIT_HEADERS.isdisjoint(name for name, _ in frame.headers):
         return None
     group = frame.get("group-id")
+    reply_to = (frame.get("reply-to") or "").encode()
     key = frame.get("idempotency-key") or None
     if key is not None and len(key.encode()) > _KEY_BYTES:
         raise StompError(
@@ -74,8 +79,9 @@ def parse_traits(frame: Frame) -> Traits | None:
         group=group.encode() if group else None,
         idempotency_key=key,
         retain=_flag(frame, "retain", default=False),
+        reply_to=reply_to if is_short(reply_to) else None,
     )
-    return None if traits == _PLAIN else traits
+    return None if traits == PLAIN else traits
 
 
 def traits_of(frame: bytes) -> Traits | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from common.errors import ErrorCode
+from common.temporary import TEMP_QUEUE
 from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
-from worker.queues.letters import ADD, DONE, Operation, Outcome
+from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
 from worker.queues.owned import OwnedQueue
 from worker.store.interface import Park, PutKey, Unit, Unpark
 from worker.traits import Traits, traits_of
@@ -31,11 +32,11 @@ class Arrivals:
         """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
         _, name, prefix, items, packed = operation
         now = self._owner.now()
-        if name.startswith(FED):
+        if name.startswith((*FED, TEMP_QUEUE)):
             owned = self._registry.get(name)
             if owned is None:
-                # Its subscription ended while this was on its way.
-                return DONE
+                # Its subscription or its connection ended while this was on its way.
+                return GONE
         else:
             owned = self._registry.find(name, now)
             if owned is None:

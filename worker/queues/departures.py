@@ -158,7 +158,8 @@ class Departures:
             return
         self.dead_lettered += len(messages)
         owner = self._owner
-        target = owned.policy.dead_letter_for(owned.title)
+        # What is temporary leaves nothing behind.
+        target = None if owned.temporary else owned.policy.dead_letter_for(owned.title)
         name = owned.name.decode(errors="replace")
         self._log.info(
             Event.QUEUE_DEAD_LETTERED, queue=name, count=len(messages), reason=reason, to=target or "nowhere"

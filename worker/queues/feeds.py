@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from common.destination import PatternTrie
 from common.selector import Selector
+from common.temporary import TEMPORARY
 
 __all__ = ["DURABLE", "FED", "SHARED", "Feed", "Feeds"]
 
@@ -70,7 +71,7 @@ class Feeds:
         if found is None:
             if len(self._found) >= _MAX_FOUND:
                 self._found.clear()
-            found = self._found[destination] = [
-                (queue, self._feeds[queue][2]) for queue in self._patterns.match(destination)
-            ]
+            # What is temporary is its connection's alone.
+            queues = [] if destination.startswith(TEMPORARY) else self._patterns.match(destination)
+            found = self._found[destination] = [(queue, self._feeds[queue][2]) for queue in queues]
         return found

@@ -17,6 +17,7 @@ __all__ = [
     "DONE",
     "END",
     "FORGET",
+    "GONE",
     "GREET",
     "HAND_OFF",
     "HEARD",
@@ -72,22 +73,25 @@ Operation = list[Any]
 
 class Outcome:
     """How a hand-off ended. `refused` is (code, message, detail) of what could not be accepted, from the message at
-    `place` of its ADD on; `duplicates` are the message-ids that were there before, by place."""
+    `place` of its ADD on; `duplicates` are the message-ids that were there before, by place. `gone` if there is no such
+    queue any more, and the messages are dropped."""
 
-    __slots__ = ("duplicates", "place", "refused")
+    __slots__ = ("duplicates", "gone", "place", "refused")
 
     def __init__(
         self,
         refused: tuple[str, str, str] | None = None,
         place: int = 0,
         duplicates: dict[int, bytes] | None = None,
+        gone: bool = False,
     ) -> None:
         self.refused = refused
         self.place = place
         self.duplicates = duplicates
+        self.gone = gone
 
     def pack(self) -> list[Any] | None:
-        return None if self is DONE else [self.refused, self.place, self.duplicates]
+        return None if self is DONE else [self.refused, self.place, self.duplicates, self.gone]
 
     @classmethod
     def unpack(cls, packed: list[Any] | None) -> Outcome:
@@ -95,5 +99,6 @@ class Outcome:
 
 
 DONE = Outcome()
+GONE = Outcome(gone=True)
 
 Confirmed = Callable[[Outcome], None]

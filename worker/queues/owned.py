@@ -27,7 +27,7 @@ def recall(options: bytes) -> Feed | None:
 
 
 class OwnedQueue:
-    """`counter` is the last one used. `opened` once a consumer came: from then on the store knows of every message that
+    """`counter` is the last one used. `told` once the store was told of it. `opened` once a consumer came: from then on the store knows of every message that
     it may have been delivered, and of those before as soon as `marking` is over. `recovered` is the last counter that
     may have been delivered in an earlier life."""
 
@@ -43,6 +43,7 @@ class OwnedQueue:
         "queue",
         "recovered",
         "reserved",
+        "told",
         "volatile",
     )
 
@@ -63,6 +64,7 @@ class OwnedQueue:
         self.policy = policy
         self.counter = counter
         self.reserved = 0
+        self.told = recovered > 0
         self.recovered = recovered
         self.volatile = volatile
         self.feed = feed
@@ -76,6 +78,11 @@ class OwnedQueue:
         self.queue.redelivery_limit = policy.redelivery_limit
         self.queue.redelivery_delay = policy.redelivery_delay_ms
         self.queue.redelivery_delay_max = policy.redelivery_delay_max_ms
+
+    @property
+    def temporary(self) -> bool:
+        """Whether it is one client's own, and gone with its connection."""
+        return self.volatile and self.feed is None
 
     @property
     def title(self) -> str:
@@ -113,6 +120,9 @@ class OwnedQueue:
         if stored:
             unit.inserts += [(message.key, message.frame) for message in stored]
             unit.depths.append((self.number, len(stored), sum([len(message.frame) for message in stored])))
+        if self.temporary and not stored:
+            # The store need not know of what is in memory and gone with it.
+            return
         if self.counter >= self.reserved:
             self.reserved = self.counter + _RESERVE
             unit.changes.append(self.row())
@@ -145,6 +155,7 @@ class OwnedQueue:
 
     def row(self) -> PutQueue:
         """What the store is to know now."""
+        self.told = True
         delivered = self.counter if self.opened else self.recovered
         return PutQueue(self.number, self.name.decode(), self.reserved, delivered, self.options)
 

@@ -6,7 +6,7 @@ on disk. Delivers at once, within the consumers' credit; only RECEIPTs wait for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 from common.errors import ErrorCode
@@ -303,7 +303,7 @@ class Owner:
         self._consumers[who] = owned, consumer
         owned.queue.attach(consumer)
         self.touch(owned)
-        if not owned.opened:
+        if not owned.opened and not owned.temporary:
             owned.opened = True
             if owned.queue.messages:
                 # What is there may be delivered from now on, and that must be known before it is.
@@ -335,8 +335,24 @@ class Owner:
         self._forget(unit, owned)
         self._announced.append(name)
 
+    def drop(self, names: Iterable[bytes]) -> None:
+        """These temporary queues, which have no consumers any more, are to be no more, with what they hold."""
+        unit = Unit(must=True)
+        for name in names:
+            owned = self.registry.get(name)
+            if owned is not None:
+                if owned.blocked:
+                    self.surroundings.hold_up(name, held_up=False)
+                # Whoever still looks after it, until a message has rested, holds an empty one.
+                owned.queue.purge()
+                self._forget(unit, owned)
+        if unit.changes:
+            self.write(unit)
+
     def _forget(self, unit: Unit, owned: OwnedQueue) -> None:
-        unit.changes.append(self.registry.remove(owned))
+        drop = self.registry.remove(owned)
+        if owned.told or not owned.temporary:
+            unit.changes.append(drop)
         self._dirty.pop(owned, None)
         self._paging.pop(owned, None)
 

@@ -96,7 +96,7 @@ class Registry:
 
     def look_at(self, owned: OwnedQueue, now: int) -> None:
         """Something left `owned`: it may be idle from now on."""
-        if not owned.queue.messages and not owned.queue.consumers and owned.feed is None:
+        if not owned.queue.messages and not owned.queue.consumers and owned.feed is None and not owned.temporary:
             self._idle.setdefault(owned, now)
 
     def idle(self, now: int) -> list[OwnedQueue]:

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 import msgpack
 
 from common.acknowledgement import Settled
-from common.destination import QUEUE
+from common.destination import QUEUES
 from common.log import EventLog
 from common.ownership import owner_of
+from common.temporary import TEMP_QUEUE, slot_of
 from worker.acceptance import Acceptance, refuse
 from worker.backplane.interface import Batch
 from worker.items import choose, read_headers
@@ -133,6 +134,10 @@ class Queues:
     # --- Surroundings of the owner
 
     def owner_of(self, queue: bytes) -> int:
+        if queue.startswith(TEMP_QUEUE):
+            slot = slot_of(queue)
+            # Of a worker that never was, any other knows no such queue.
+            return slot if slot in self._links else self.slot
         slot = self._owners.get(queue)
         if slot is None:
             if len(self._owners) >= _MAX_OWNERS:
@@ -237,9 +242,17 @@ class Queues:
 
     # --- what clients send
 
-    def send(self, connection: Connection, queue: bytes, batch: Batch, acceptance: Acceptance | None) -> None:
+    def send(
+        self,
+        connection: Connection,
+        queue: bytes,
+        batch: Batch,
+        acceptance: Acceptance | None,
+        destination: bytes | None = None,
+    ) -> None:
         """Hand `batch` off to the owner of `queue`; `acceptance` hears how that ended, or the client does if it was
-        refused."""
+        refused. `destination` is what the client calls the queue, if that is something else."""
+        name = queue if destination is None else destination
         operation = _add(queue, batch)
         done: Confirmed
         if acceptance is None:
@@ -250,10 +263,12 @@ class Queues:
         else:
             waiting = acceptance
             waiting.expect()
-            waiting.routed(queue, 1)
+            waiting.routed(name, 1)
 
             def done(outcome: Outcome) -> None:
-                waiting.confirmed(queue, outcome)
+                if outcome.gone:
+                    waiting.routed(name, -1)
+                waiting.confirmed(name, outcome)
 
         self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
 
@@ -410,7 +425,7 @@ class Queues:
         """What a transaction asks of each owner."""
         parts: dict[int, list[Operation]] = {}
         for name, batch in batches.items():
-            shares = [(name, batch)] if name.startswith(QUEUE) else self._shares(name, batch)
+            shares = [(name, batch)] if name.startswith(QUEUES) else self._shares(name, batch)
             for queue, share in shares:
                 parts.setdefault(self.owner_of(queue), []).append(_add(queue, share))
         for subscription, each, nack in settled:
