@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from common.destination import check_destination
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
-from common.temporary import TEMP_QUEUE, TEMPORARY, full_address, is_short, session_of
+from common.temporary import TEMP_QUEUE, TEMPORARY, full_address, session_of
 from worker.acceptance import refuse
 from worker.queues.letters import DONE, Outcome
 from worker.routes import Route

@@ -64,7 +64,7 @@ class OwnedQueue:
         self.policy = policy
         self.counter = counter
         self.reserved = 0
-        self.told = recovered > 0
+        self.told = False
         self.recovered = recovered
         self.volatile = volatile
         self.feed = feed
