@@ -13,7 +13,7 @@ from common.ownership import owner_of
 from tests.harness.broker import Broker
 from tests.harness.wire import Frame, Headers, Wire, connect_on
 
-__all__ = ["PLACES", "Place", "Site", "bodies", "now", "queue_owned_by", "send", "wait_until"]
+__all__ = ["PLACES", "Place", "Site", "bodies", "now", "queue_owned_by", "receipted", "send", "wait_until"]
 
 _numbers = itertools.count()
 
@@ -86,10 +86,23 @@ class Site:
         """New queues of different owners in turn, as far as there are several."""
         return [queue_owned_by(number % self.place.workers, self.place.workers) for number in range(count)]
 
-    def fill(self, queue: str, *bodies: bytes, headers: Headers = (), producer: Wire | None = None) -> list[str]:
-        """SEND these with a receipt each; returns their message ids."""
-        wire = self.producer() if producer is None else producer
+    def fill(self, queue: str, *bodies: bytes, headers: Headers = ()) -> list[str]:
+        """SEND these with a receipt each, from a connection of their own; returns their message ids."""
+        wire = self.producer()
         return [send(wire, queue, body, headers)["message-id"] for body in bodies]
+
+    def silent(self, wire: Wire) -> None:
+        """Prove that nothing is on its way to `wire`: the queue's owner is asked something, and only that answer comes.
+
+        What the owner had delivered before would come first."""
+        id = wire.next_receipt()
+        wire.subscribe(self.queue("silence"), id=id)
+        wire.request("UNSUBSCRIBE", [("id", id)])
+
+    def gone(self, wire: Wire) -> None:
+        """Wait until the broker knows that this connection is closed, and so has its unsettled messages back before
+        anything that is asked of its worker from now on."""
+        self.broker.wait_event("connection.closed", session=wire.session)
 
 
 def send(wire: Wire, destination: str, body: bytes = b"", headers: Headers = ()) -> Frame:
@@ -97,6 +110,19 @@ def send(wire: Wire, destination: str, body: bytes = b"", headers: Headers = ())
     receipt = wire.next_receipt()
     wire.publish(destination, body, [*headers, ("receipt", receipt)])
     return wire.expect("RECEIPT", receipt_id=receipt)
+
+
+def receipted(wire: Wire, command: str, headers: Headers) -> list[Frame]:
+    """Write a frame with a receipt and wait for that; returns what came before it."""
+    receipt = wire.next_receipt()
+    wire.frame(command, [*headers, ("receipt", receipt)])
+    before: list[Frame] = []
+    while True:
+        frame = wire.read()
+        if frame.get("receipt-id") == receipt:
+            assert frame.command == "RECEIPT", frame
+            return before
+        before.append(frame)
 
 
 def bodies(frames: list[Frame]) -> list[bytes]:
