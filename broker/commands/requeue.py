@@ -53,7 +53,8 @@ def run(arguments: argparse.Namespace) -> int:
             " --config FILE whose management.bind has a port"
         )
         return ExitCode.USAGE
-    moved, answer = 0, {"left": 0, "why": ""}
+    moved = 0
+    answer: dict[str, Any] = {"left": 0, "why": ""}
     wanted: int | None = arguments.limit
     try:
         while wanted is None or moved < wanted:

@@ -60,3 +60,46 @@ def test_a_connection_appears_and_can_be_closed(start_broker: StartBroker, on: C
             assert page.faults == []
 
     asyncio.run(watch())
+
+
+def test_a_queue_appears_and_its_dead_letters_go_back(start_broker: StartBroker, on: ConnectOn, chromium: str) -> None:
+    broker = start_broker(workers=2, config=MANAGED)
+    name = "/queue/<b>of: 1%2F"
+
+    def reject() -> None:
+        wire = on(broker, 1)
+        wire.request("SEND", [("destination", name)], b"poison")
+        wire.subscribe(name, ack="client")
+        wire.acknowledge(wire.expect("MESSAGE"), "NACK", [("requeue", "false")])
+        wire.request("UNSUBSCRIBE", [("id", "0")])
+        wire.subscribe("/queue/other")
+
+    async def watch() -> None:
+        async with open_page(chromium, console_of(broker)) as page:
+            await asyncio.to_thread(reject)
+            dead = "/queue/dlq." + name.removeprefix("/queue/")
+            await shows(page, "queues", dead)
+            row = f"[...document.querySelectorAll('#queues tr')].find((row) => row.dataset.key === {json.dumps(dead)})"
+            await page.wait(f"{row}.querySelector('[data-name=Messages]').textContent === '1'")
+            await page.run(f"{row}.querySelector('button').click()")
+            await page.wait("!document.getElementById('queue-requeue').disabled")
+            await page.run("document.getElementById('queue-requeue').click()")
+            await shows(page, "queue-message", "1 sent back.")
+            await page.run("document.getElementById('queue-done').click()")
+            row = row.replace(json.dumps(dead), json.dumps(name))
+            await page.wait(f"{row}.querySelector('[data-name=Messages]').textContent === '1'")
+            await page.run(f"{row}.querySelector('button').click()")
+            await page.wait("!document.getElementById('queue-purge').disabled")
+            await page.run("document.getElementById('queue-purge').click()")
+            # Once is not enough.
+            await shows(page, "queue-purge", "Yes, throw all away")
+            await page.run("document.getElementById('queue-purge').click()")
+            await shows(page, "queue-message", "1 thrown away.")
+            await page.run("document.getElementById('queue-done').click()")
+            row = row.replace(json.dumps(name), json.dumps("/queue/other"))
+            await page.run(f"{row}.querySelector('button').click()")
+            await shows(page, "queue-consumers", "worker 1")
+            assert await page.run("document.querySelectorAll('#queues b').length") == 0
+            assert page.faults == []
+
+    asyncio.run(watch())

@@ -136,6 +136,9 @@ const TILES = [
   ["Delivered", "bytes_out", bytes, "/s"],
   ["Connections", "connections", short, ""],
   ["Subscriptions", "subscriptions", short, ""],
+  ["Messages in queues", "queue_messages", short, ""],
+  ["Unsettled", "queue_unsettled", short, ""],
+  ["Dead letters", "dead_lettered", short, "", true],
   ["Paused publishers", "paused_publishers", short, "", true],
   ["Dropped", "dropped", short, "/s", true],
 ];
@@ -201,6 +204,23 @@ function showConnections(page) {
   });
 }
 
+function showQueues(page) {
+  fill(byId("queues"), page.queues, (each) => each.name, (each) => {
+    const button = make("button", { type: "button", className: "link mono", textContent: each.name });
+    button.addEventListener("click", () => openQueue(each.name));
+    return [
+      make("th", { scope: "row" }, button),
+      cell("Owner", String(each.owner), "number"),
+      cell("Messages", short(each.messages), "number"),
+      cell("Unsettled", short(each.unsettled), "number"),
+      cell("On disk only", short(each.spilled), "number"),
+      cell("Size", bytes(each.bytes), "number"),
+      cell("Consumers", short(each.consumers), "number"),
+      cell("Producers", each.blocked ? badge("paused", "warn") : "not held up"),
+    ];
+  });
+}
+
 function showDestinations(page) {
   fill(byId("destinations"), page.destinations, (each) => each.name, (each) => [
     make("th", { scope: "row", className: "mono", textContent: each.name }),
@@ -213,9 +233,9 @@ function showDestinations(page) {
 
 function showOverview(overview) {
   const status = byId("status");
-  const text = overview.ready ? "ready" : "not ready";
+  const text = !overview.ready ? "not ready" : overview.degraded ? "degraded" : "ready";
   if (status.textContent !== text) status.textContent = text;
-  status.className = "badge " + (overview.ready ? "good" : "warn");
+  status.className = "badge " + (overview.degraded ? "bad" : overview.ready ? "good" : "warn");
   status.title = overview.reason;
   byId("where").textContent =
     `${overview.version} on ${overview.addresses.join(", ")}, up ${span(overview.uptime)}` +
@@ -236,8 +256,8 @@ function showTrouble(text) {
 
 // --- asking
 
-async function ask(path, method = "GET") {
-  const response = await fetch(path, { method, signal: AbortSignal.timeout(10000) });
+async function ask(path, method = "GET", patience = 10000) {
+  const response = await fetch(path, { method, signal: AbortSignal.timeout(patience) });
   const answer = await response.json();
   if (!response.ok) throw new Error(answer.error || response.statusText);
   return answer;
@@ -292,6 +312,7 @@ const connections = new Listing("connections", showConnections, {
   text: byId("connection-text"),
   state: byId("connection-state"),
 });
+const queues = new Listing("queues", showQueues, { text: byId("queue-text") });
 const destinations = new Listing("destinations", showDestinations, { text: byId("destination-text") });
 
 async function refresh() {
@@ -304,7 +325,7 @@ async function refresh() {
     if (known && known.pid === worker.pid) for (const name of RATED) sums[name] += known.rates[name];
   }
   showTiles(overview, sums);
-  await Promise.all([connections.refresh(), destinations.refresh()]);
+  await Promise.all([connections.refresh(), queues.refresh(), destinations.refresh()]);
 }
 
 async function turn() {
@@ -380,6 +401,88 @@ byId("detail-end").addEventListener("click", async () => {
     byId("detail-note").textContent = error.message;
   }
 });
+
+// --- one queue
+
+let shownQueue = "";
+const ofQueue = (what = "") => `/api/queues/${encodeURIComponent(shownQueue)}${what}`;
+async function openQueue(name) {
+  shownQueue = name;
+  byId("queue-title").textContent = name;
+  byId("queue-facts").replaceChildren();
+  byId("queue-consumers").replaceChildren();
+  byId("queue-message").textContent = "";
+  disarm();
+  byId("queue").showModal();
+  await refreshQueue();
+}
+
+async function refreshQueue() {
+  const name = shownQueue;
+  try {
+    const each = await ask(ofQueue());
+    if (shownQueue === name) showQueue(each);
+  } catch (error) {
+    byId("queue-message").textContent = error.message;
+    byId("queue-requeue").disabled = byId("queue-purge").disabled = true;
+  }
+}
+
+function showQueue(each) {
+  const limits = [each.max_messages ? `${short(each.max_messages)} messages` : "",
+    each.max_bytes ? bytes(each.max_bytes) : ""].filter(Boolean);
+  const facts = [
+    ["Owner", "worker " + each.owner], ["Messages", short(each.messages)], ["Ready in memory", short(each.ready)],
+    ["On disk only", short(each.spilled)], ["Unsettled", short(each.unsettled)],
+    ["Waiting for redelivery", short(each.resting)], ["Size", bytes(each.bytes)],
+    ["Limits", limits.length ? `${limits.join(", ")}, then ${each.when_full}` : "none"],
+    ["Dead letters go to", each.dead_letter || "nowhere"],
+  ];
+  if (each.topics) facts.push(["Takes copies of", each.topics]);
+  byId("queue-facts").replaceChildren(
+    ...facts.flatMap(([name, text]) => [make("dt", { textContent: name }), make("dd", { textContent: String(text) })]),
+  );
+  const lines = each.consumer_list.map((one) => {
+    const more = [`worker ${one.worker}`, `${one.unsettled} of ${one.prefetch} unsettled`,
+      one.exclusive ? "exclusive" : "", one.has_selector ? "with a selector" : ""].filter(Boolean).join(", ");
+    return make("li", {}, make("span", { className: "mono", textContent: one.session || "unknown" }), ` (${more})`);
+  });
+  const left = each.consumers - lines.length;
+  if (left > 0) lines.push(make("li", { textContent: `and ${left} more` }));
+  byId("queue-consumers").replaceChildren(...(lines.length ? lines : [make("li", { textContent: "none" })]));
+  byId("queue-requeue").disabled = byId("queue-purge").disabled = each.messages === each.unsettled;
+}
+
+// What cannot be undone takes a second click.
+function disarm() {
+  byId("queue-purge").dataset.armed = "";
+  byId("queue-purge").textContent = "Throw all away";
+}
+
+async function order(what, done) {
+  byId("queue-requeue").disabled = byId("queue-purge").disabled = true;
+  byId("queue-message").textContent = "Working…";
+  try {
+    const answer = await ask(ofQueue("/" + what), "POST", 600000);
+    byId("queue-message").textContent = `${short(answer.moved)} ${done}. ${answer.why}`;
+  } catch (error) {
+    byId("queue-message").textContent = error.message;
+  }
+  disarm();
+  await refreshQueue();
+}
+
+byId("queue-requeue").addEventListener("click", () => order("requeue", "sent back"));
+byId("queue-purge").addEventListener("click", () => {
+  const button = byId("queue-purge");
+  if (button.dataset.armed) {
+    order("purge", "thrown away");
+  } else {
+    button.dataset.armed = "yes";
+    button.textContent = "Yes, throw all away";
+  }
+});
+byId("queue-done").addEventListener("click", () => byId("queue").close());
 
 // --- colours
 
