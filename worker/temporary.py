@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from common.destination import check_destination
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.temporary import TEMP_QUEUE, TEMPORARY, full_address, session_of

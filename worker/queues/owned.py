@@ -27,9 +27,9 @@ def recall(options: bytes) -> Feed | None:
 
 
 class OwnedQueue:
-    """`counter` is the last one used. `told` once the store was told of it. `opened` once a consumer came: from then on the store knows of every message that
-    it may have been delivered, and of those before as soon as `marking` is over. `recovered` is the last counter that
-    may have been delivered in an earlier life."""
+    """`counter` is the last one used. `told` once the store was told of it. `opened` once a consumer came: from then on
+    the store knows of every message that it may have been delivered, and of those before as soon as `marking` is over.
+    `recovered` is the last counter that may have been delivered in an earlier life."""
 
     __slots__ = (
         "blocked",
