@@ -78,6 +78,12 @@ class Site:
     def consumer(self, version: str = "1.2", headers: Headers = ()) -> Wire:
         return self._connections.enter_context(connect_on(self.broker, self.place.consumer, version, headers))
 
+    def stuck_consumer(self) -> Wire:
+        """One whose operating system takes little before it reads."""
+        return self._connections.enter_context(
+            connect_on(self.broker, self.place.consumer, receive_buffer=4096),
+        )
+
     def queue(self, kind: str = "q") -> str:
         """A new queue; which policy is for it goes by `kind`."""
         return queue_owned_by(self.place.owner, self.place.workers, kind)
