@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from common.config import Config, Destination, WhenFull
 from common.destination import PatternTrie, dead_letter_queue
+from common.temporary import TEMPORARY
 
 __all__ = ["DEFAULT_POLICY", "Policies", "QueuePolicy"]
 
@@ -81,5 +82,8 @@ class Policies:
             if len(self._found) >= _MAX_FOUND:
                 self._found.clear()
             numbers = self._rules.match(destination)
-            policy = self._found[destination] = self._policies[min(numbers)] if numbers else DEFAULT_POLICY
+            policy = self._policies[min(numbers)] if numbers else DEFAULT_POLICY
+            # What is temporary is looked up when it is made, and by a name that never comes again.
+            if not destination.startswith(TEMPORARY):
+                self._found[destination] = policy
         return policy
