@@ -91,6 +91,8 @@ class Event(StrEnum):
     """A sibling left."""
     QUEUE_DEAD_LETTERED = "queue.dead-lettered"
     """Messages were dead-lettered: from `queue`, how many, for what `reason`, and where `to`."""
+    RETAINED_EVICTED = "retained.evicted"
+    """Last messages of topics had to go, since there are too many: how many since the last such line."""
     DRAIN_FINISHED = "drain.finished"
     """A worker has said goodbye to all of its clients."""
     STORE_OPENED = "store.opened"

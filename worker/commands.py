@@ -127,6 +127,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         core.queues.browsing.start(subscription)
         return
     entry = core.router.subscribe(destination, subscription)
+    core.retained.subscribed(subscription)
     if not entry.routed:
         # Also without a receipt of its own: a later one says that this frame was processed, too.
         entry.waiting.append(connection.hold_receipt(receipt))
@@ -299,6 +300,7 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
         assembly.add(core.temporary.route(connection, route), body)
     parts = core.queues.parts(assembly.batches, transaction.settled)
     topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUES)}
+    core.retained.add_to(parts, topics)
     if not parts:
         core.publish(topics)
         if core.flow.blocked:

@@ -28,6 +28,7 @@ from worker.ingest import Ingest, MessageIds, Sent
 from worker.inspection import Inspector
 from worker.queues.service import Queues
 from worker.router import Gathered, Router
+from worker.retained import RetainedMessages
 from worker.routes import Route
 from worker.settings import Settings
 from worker.temporary import Temporaries
@@ -81,6 +82,7 @@ class Core:
         self.queues = make_queues(self)
         # Not a set: a listing goes by their order, which is that of their numbers.
         self.connections: dict[Connection, None] = {}
+        self.retained = RetainedMessages(self)
         self.inspector = Inspector(self)
         self.temporary = Temporaries(self)
         self.draining = False
@@ -108,6 +110,7 @@ class Core:
             settings.limits, settings.login_limits, settings.destination_bytes, settings.header_cache_bytes
         )
         self.queues.configure()
+        self.retained.configure()
         for connection in list(self.connections):
             connection.reconfigure()
 
@@ -238,6 +241,8 @@ class Core:
                 continue
             if self.queues.feeds:
                 fed += self.queues.feed(connection, destination, batch, acceptance)
+            if batch.traits is not None or self.retained.by_policy:
+                fed += self.retained.publish(connection, destination, batch, acceptance)
             if acceptance is not None:
                 acceptance.routed(destination, self.router.audience(destination))
             deliver(destination, batch, gathered)
@@ -294,6 +299,7 @@ class Core:
 
     def greet(self, slot: int) -> None:
         """A sibling is new and has not heard what is held up here, nor who consumes its queues."""
+        self.retained.greet(slot)
         self.queues.greet(slot)
         for destination in self.flow.blocked_here():
             self.backplane.send(slot, ["blocked", destination])
@@ -319,6 +325,8 @@ class Core:
                 self.flow.block(destination, slot, local=False)
             case ["unblocked", bytes(destination)]:
                 self.flow.unblock(destination, slot, local=False)
+            case ["retained", int(part), list(news)]:
+                self.retained.on_letter(slot, part, news)
             case [str(), *_] if self.queues.on_letter(slot, message):
                 pass
             case _:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.receipts import Ticket
 
-__all__ = ["Entry", "Gathered", "Router", "Subscription"]
+__all__ = ["Entry", "Fresh", "Gathered", "Router", "Subscription"]
 
 _MAX_MATCHES = 65536
 """Destinations whose matching entries are remembered; beyond, all are forgotten and found again as they come."""
@@ -67,11 +67,47 @@ class Group:
         self.members: dict[Connection, None] = {}
 
 
+class Fresh:
+    """Who subscribed a moment ago, and to which destinations each was sent something since."""
+
+    __slots__ = ("_seen", "_since", "_turn")
+
+    def __init__(self) -> None:
+        self._seen: dict[bytes, int] = {}
+        self._since: dict[Subscription, int] = {}
+        self._turn = 0
+
+    def join(self, subscription: Subscription) -> None:
+        self._turn += 1
+        self._since[subscription] = self._turn
+
+    def leave(self, subscription: Subscription) -> bool:
+        """Whether any are left."""
+        self._since.pop(subscription, None)
+        return bool(self._since)
+
+    def live(self, destination: bytes) -> None:
+        """Something was sent there, and all of them got it."""
+        if len(self._seen) >= _MAX_MATCHES:
+            # Nobody is, then: who is sent so much is not kept from what was sent before.
+            self._since.clear()
+            self._seen.clear()
+        self._seen[destination] = self._turn
+
+    def saw(self, subscription: Subscription, destination: bytes) -> bool:
+        return self._seen.get(destination, 0) >= self._since.get(subscription, self._turn + 1)
+
+    def without(self, destination: bytes) -> list[Subscription]:
+        """Those that were sent nothing there since they subscribed."""
+        seen = self._seen.get(destination, 0)
+        return [each for each, since in self._since.items() if seen < since and each.entry is not None]
+
+
 class Entry:
     """All subscriptions of this worker to one destination or pattern, with one selector or none. `routed` once every
-    sibling sends what it matches; `waiting` are the RECEIPTs held until then."""
+    sibling sends what it matches; `waiting` are the RECEIPTs held until then. `fresh` while there are such."""
 
-    __slots__ = ("groups", "name", "pattern", "routed", "selector", "subscribers", "tracked", "waiting")
+    __slots__ = ("fresh", "groups", "name", "pattern", "routed", "selector", "subscribers", "tracked", "waiting")
 
     def __init__(self, name: bytes, selector: Selector | None) -> None:
         self.name = name
@@ -80,6 +116,7 @@ class Entry:
         # By the id and not by its bytes: ids that differ only in a CR are written the same before 1.2.
         self.groups: dict[tuple[int, str | None], Group] = {}
         self.tracked: dict[Subscription, None] = {}
+        self.fresh: Fresh | None = None
         self.subscribers = 0
         self.routed = False
         self.waiting: list[Ticket] = []
@@ -214,6 +251,8 @@ class Router:
         count = len(items)
         by_version = batch.by_version
         for entry in entries:
+            if entry.fresh is not None:
+                entry.fresh.live(destination)
             for group in entry.groups.values():
                 if by_version is not None:
                     items = by_version[group.version]
@@ -242,6 +281,39 @@ class Router:
                     connection.transport.write(tracked)
                 else:
                     gathered.setdefault(connection, []).append(tracked)
+
+    def deliver_to(self, subscription: Subscription, destination: bytes, batch: Batch) -> None:
+        """Bring `batch` to that subscription alone, if its selector matches."""
+        if subscription.selector is not None:
+            matches = subscription.selector.matches
+            batch = choose(batch, [place for place, each in enumerate(read_headers(batch)) if matches(each)])
+        connection = subscription.connection
+        version = connection.version
+        if not batch.items or version is None or connection.closing:
+            return
+        if subscription.unacknowledged is not None:
+            blob = self._tracked_blob(subscription, batch)
+        else:
+            start = subscription.head + batch.id_prefix
+            blob = start + start.join(batch.items if batch.by_version is None else batch.by_version[version])
+        if blob:
+            count = len(batch.items)
+            self.delivered += count
+            self.bytes_out += len(blob)
+            if connection.outbox is not None:
+                connection.outbox.offer(blob, destination, count, self.policy(destination))
+            else:
+                connection.transport.write(blob)
+
+    def room_for(self, subscription: Subscription) -> int:
+        """Messages that may well be delivered to it, with as much again in reserve for what is live."""
+        unacknowledged = subscription.unacknowledged
+        return self._max_unacknowledged // 2 - (0 if unacknowledged is None else len(unacknowledged))
+
+    def entries(self, destination: bytes) -> tuple[Entry, ...]:
+        """Those that want what is sent to `destination`."""
+        entries, _, selective = self._matches.get(destination) or self._match(destination)
+        return entries + selective
 
     def _deliver_selected(
         self, destination: bytes, batch: Batch, gathered: Gathered | None, policy: str, entries: tuple[Entry, ...]

@@ -9,9 +9,10 @@ is seen a second time, and never with a `receipt` or `transaction`: blocks that 
 from __future__ import annotations
 
 from common.codec import Limits, content_length, decode_head, encode_headers
-from common.destination import check_destination
+from common.destination import QUEUES, check_destination
 from common.errors import ErrorCode, StompError
 from common.negotiation import Version
+from common.temporary import TEMPORARY
 from worker.traits import TRAIT_HEADERS, Traits, parse_traits
 
 __all__ = ["Route", "RouteCache", "parse_send"]
@@ -119,6 +120,13 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
     old, middle, new = (b"\n" + encode_headers(passed, each) + end for each in Version)
     tails = None if old == middle == new else (old, middle, new)
     traits = parse_traits(frame)
+    if traits is not None and traits.retain and destination.startswith((*QUEUES, *TEMPORARY)):
+        raise StompError(
+            ErrorCode.BAD_VALUE,
+            "retain on a destination that is no topic",
+            f"{name[:80]!r} was sent to with retain:true, which keeps the last message of a topic for those who"
+            " subscribe later; leave it out",
+        )
     if traits is not None and traits.reply_to is not None:
         check_destination(traits.reply_to, destination_bytes, pattern_allowed=False)
     return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails, traits)

@@ -44,6 +44,8 @@ class QueueSettings:
     pending_bytes: int
     wal_bytes: int
     retry_interval: float
+    retained_messages: int
+    retained_bytes: int
 
     @classmethod
     def of(cls, config: Config) -> QueueSettings:
@@ -61,6 +63,8 @@ class QueueSettings:
             pending_bytes=store.pending_bytes,
             wal_bytes=store.wal_bytes,
             retry_interval=store.retry_interval,
+            retained_messages=config.retained.max_messages,
+            retained_bytes=config.retained.max_bytes,
         )
 
 

@@ -24,6 +24,7 @@ _TOTALS = (
     *("connections", "accepted", "subscriptions", "messages_in", "messages_out", "bytes_in", "bytes_out", "dropped"),
     *("slow_subscribers", "paused_publishers", "blocked_destinations", "backplane_kept_bytes"),
     *("queues", "queue_messages", "queue_bytes", "queue_unsettled", "queue_consumers", "dead_lettered"),
+    *("retained_messages", "retained_bytes"),
     *("store_commits", "store_failures", "store_bytes", "store_pending_bytes", "unconfirmed_bytes"),
 )
 

@@ -45,6 +45,8 @@ _BY_WORKER = (
     ("queued_bytes", "gauge", "queue_bytes", "Bytes of these."),
     ("unsettled_messages", "gauge", "queue_unsettled", "Messages that consumers have and did not acknowledge."),
     ("queue_consumers", "gauge", "queue_consumers", "Consumers of its queues, on all workers."),
+    ("retained_messages", "gauge", "retained_messages", "Topics whose last message it keeps, as their owner."),
+    ("retained_bytes", "gauge", "retained_bytes", "Bytes of these messages."),
     ("dead_lettered_total", "counter", "dead_lettered", "Messages that failed for good, dead letter queue or not."),
     ("handoff_unconfirmed_bytes", "gauge", "unconfirmed_bytes", "Bytes on their way to queues of other workers."),
     ("store_commits_total", "counter", "store_commits", "Commits of its store."),

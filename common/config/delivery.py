@@ -18,6 +18,7 @@ __all__ = [
     "Outbox",
     "Queue",
     "Retain",
+    "Retained",
     "SlowConsumer",
     "Store",
     "WhenFull",
@@ -182,6 +183,24 @@ class Queue(Section):
         default=100_000,
         description="Keys remembered per worker; beyond, the oldest are forgotten first. Each costs memory and a row"
         " on disk.",
+    )
+
+
+class Retained(Section):
+    """The last messages of topics, kept for those who subscribe later (`destination.retain`, the header
+    `retain:true`)."""
+
+    max_messages: Annotated[int, Count(0, 10_000_000, "messages"), HOT] = Field(
+        default=100_000,
+        description="Topics whose last message one worker keeps, as their owner. Beyond, those go that were sent the"
+        " longest ago, with a line in the log: a publisher that never repeats a topic must not be stopped by it, nor"
+        " take the memory of all. 0 keeps none.",
+    )
+    max_bytes: Annotated[int, Size(0, 16 * GIB), HOT] = Field(
+        default=32 * MIB,
+        description="The bytes of them, headers included. Every worker holds those of all workers in memory, to answer"
+        " its own subscribers at once: with four workers, up to four times as much in each. A message that is larger"
+        " than this by itself is not kept.",
     )
 
 

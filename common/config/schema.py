@@ -14,7 +14,7 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import Field
 
-from common.config.delivery import Backplane, Cache, Destination, Outbox, Queue, Store
+from common.config.delivery import Backplane, Cache, Destination, Outbox, Queue, Retained, Store
 from common.config.kinds import (
     COLD,
     HOT,
@@ -329,6 +329,7 @@ class Config(Section):
     outbox: Outbox = Outbox()
     destination: tuple[Destination, ...] = Field(default=(), max_length=1000)
     queue: Queue = Queue()
+    retained: Retained = Retained()
     store: Store = Store()
     backplane: Backplane = Backplane()
     cache: Cache = Cache()

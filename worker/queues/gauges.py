@@ -77,6 +77,8 @@ class Gauges:
             "queue_bytes": found.bytes,
             "queue_unsettled": found.unsettled,
             "queue_consumers": found.consumers,
+            "retained_messages": len(self._owner.retention),
+            "retained_bytes": self._owner.retention.bytes,
             "dead_lettered": self._owner.departures.dead_lettered,
             "unconfirmed_bytes": sum(map(attrgetter("unconfirmed_bytes"), self._links)),
             "store_commits": store.get("commits", 0),

@@ -23,6 +23,7 @@ __all__ = [
     "HEARD",
     "NACK",
     "PAGE",
+    "RETAIN",
     "SETTLE",
     "TAKE",
     "Confirmed",
@@ -65,6 +66,8 @@ TAKE = "x"
 """queue, keys that go elsewhere in the same transaction"""
 END = "e"
 """queue that is fed by topics, and is to be no more"""
+RETAIN = "r"
+"""topic, frame of its last message or None for none, whether it is to survive a restart"""
 FORGET = "f"
 """name of a transaction that will not come again"""
 

@@ -25,6 +25,7 @@ from worker.queues.letters import (
     END,
     FORGET,
     NACK,
+    RETAIN,
     SETTLE,
     TAKE,
     Confirmed,
@@ -36,6 +37,7 @@ from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
 from worker.queues.registry import Registry
+from worker.queues.retention import Retention
 from worker.queues.upkeep import Upkeep
 from worker.settings import QueueSettings
 from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError, Unit
@@ -83,6 +85,7 @@ class Owner:
         self.upkeep = Upkeep(self, store, surroundings.wake_at)
         self.arrivals = Arrivals(self, Seen(settings.idempotency_window, settings.idempotency_keys))
         self.departures = Departures(self, store, log)
+        self.retention = Retention(self, settings, log)
         self._dirty: dict[OwnedQueue, None] = {}
         self._marks: dict[str, int] = {}
         self._consumers: dict[tuple[int, int], tuple[OwnedQueue, Consumer]] = {}
@@ -97,6 +100,7 @@ class Owner:
 
     def configure(self, settings: QueueSettings, policies: Policies) -> None:
         self.registry.configure(settings, policies)
+        self.retention.configure(settings)
         self.arrivals.seen.limit(settings.idempotency_window, settings.idempotency_keys)
 
     def now(self) -> int:
@@ -110,6 +114,7 @@ class Owner:
         self.arrivals.next_parked = recovered.next_parked
         self.arrivals.seen.recover(recovered.keys)
         self._marks = dict(recovered.marks)
+        self.retention.recover(recovered.retained, self.now())
         changes = self.registry.recover(recovered.queues, self.now())
         if changes:
             self.write(Unit(changes=changes))
@@ -150,11 +155,16 @@ class Owner:
         number = sequence if transaction is None else 1
         known = number > 0 and self._marks.get(source, 0) >= number
         unit = Unit(must=transaction is not None)
+        retained: list[Operation] = []
         alone = transaction is None and len(operations) == 1
         outcome = DONE if alone or transaction is not None else self.arrivals.check_room(operations)
         if outcome is DONE:
             for operation in operations:
-                if operation[0] != ADD:
+                if operation[0] == RETAIN:
+                    if not known:
+                        self.retention.take(unit, operation)
+                        retained.append(operation)
+                elif operation[0] != ADD:
                     unit.must = True
                     outcome = self._apply(unit, slot, operation)
                 elif not known:
@@ -165,9 +175,14 @@ class Owner:
         if self._announced:
             announced, self._announced = self._announced, []
             done = self._after(announced, done)
-        if unit.inserts or unit.deletes or unit.changes or outcome.duplicates or known:
+        if unit.inserts or unit.deletes or unit.changes or outcome.duplicates or known or retained:
             # Also what was stored before: it may still be on its way to the disk.
-            self.write(unit, lambda error: done(outcome if error is None else self._failed(unit, error)))
+            def written(error: StoreError | None) -> None:
+                for each in retained:
+                    self.retention.taken(each, stored=error is None)
+                done(outcome if error is None else self._failed(unit, error))
+
+            self.write(unit, written)
         else:
             done(outcome)
 

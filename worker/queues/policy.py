@@ -71,6 +71,8 @@ class Policies:
             self._rules.add(pattern, number)
             self._policies.append(policy)
         self._found: dict[bytes, QueuePolicy] = {}
+        self.retains = any(policy.retain for policy in self._policies)
+        """Whether any has topics keep their last message."""
 
     @classmethod
     def of(cls, config: Config) -> Policies:

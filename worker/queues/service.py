@@ -42,6 +42,7 @@ from worker.queues.letters import (
     HEARD,
     NACK,
     PAGE,
+    RETAIN,
     SETTLE,
     Confirmed,
     Operation,
@@ -271,6 +272,10 @@ class Queues:
                 waiting.confirmed(name, outcome)
 
         self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
+
+    def hand_off(self, destination: bytes, operation: Operation, done: Confirmed) -> None:
+        """For whatever else of a destination has an owner."""
+        self._hand_off(self.owner_of(destination), [operation], done, _size(operation))
 
     def feed(
         self, connection: Connection, destination: bytes, batch: Batch, acceptance: Acceptance | None
@@ -628,6 +633,7 @@ class Queues:
         while self._settling:
             self._flush_settled()
             self.owner.flush()
+        self._core.retained.flush()
         if self._confirms:
             confirms, self._confirms = self._confirms, {}
             for slot, each in confirms.items():
@@ -662,6 +668,8 @@ def _settlement(subscription: QueueSubscription, ids: list[bytes], nack: Nack | 
 
 
 def _size(operation: Operation) -> int:
+    if operation[0] == RETAIN:
+        return len(operation[2] or b"")
     return sum(map(len, operation[3])) if operation[0] == ADD else 9
 
 
