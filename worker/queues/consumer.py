@@ -11,8 +11,8 @@ __all__ = ["Consumer"]
 class Consumer:
     """Consumer `id` of the worker in `slot`, unique together. At most `prefetch` messages are unsettled at once;
     `credit` is how many more it may have now, below 0 where it came to hold more. `exclusive` asks for everything
-    the queue has. What is dispatched to one that is `instant` is settled by that. `unsettled` is in the order of
-    delivery, by key.
+    the queue has. What is dispatched to one that is `instant` is settled by that. One that is `paced` does not
+    acknowledge: its prefetch is the broker's own matter. `unsettled` is in the order of delivery, by key.
 
     Everything but `slot` and `id` is changed by its queue only.
     """
@@ -24,6 +24,7 @@ class Consumer:
         "id",
         "instant",
         "listed",
+        "paced",
         "prefetch",
         "selector",
         "slot",
@@ -39,6 +40,7 @@ class Consumer:
         selector: Selector | None = None,
         exclusive: bool = False,
         instant: bool = False,
+        paced: bool = False,
     ) -> None:
         self.slot = slot
         self.id = id
@@ -47,6 +49,7 @@ class Consumer:
         self.selector = selector
         self.exclusive = exclusive
         self.instant = instant
+        self.paced = paced
         self.unsettled: dict[int, Message] = {}
         self.eligible = False
         """Attached, and not kept waiting by an exclusive one."""

@@ -159,6 +159,18 @@ class OwnedQueue:
         delivered = self.counter if self.opened else self.recovered
         return PutQueue(self.number, self.name.decode(), self.reserved, delivered, self.options)
 
+    def stored_all(self, rows: list[tuple[int, bytes, int]]) -> list[Message]:
+        """Messages that the store had: a page, all at once."""
+        recovered = self.recovered
+        messages = []
+        for key, frame, count in rows:
+            end = frame.find(b"\n\n")
+            if frame.find(b"\nexpires:", 0, end) >= 0 or frame.find(b"\ngroup-id:", 0, end) >= 0:
+                messages.append(self.stored(key, frame, count))
+            else:
+                messages.append(Message(key, frame, True, 1 if not count and key & _COUNTER <= recovered else count))
+        return messages
+
     def stored(self, key: int, frame: bytes, count: int) -> Message:
         """A message that the store had."""
         if not count and key & _COUNTER <= self.recovered:

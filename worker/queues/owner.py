@@ -36,13 +36,21 @@ from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
+from worker.queues.queue import Queue
 from worker.queues.registry import Registry
 from worker.queues.retention import Retention
 from worker.queues.upkeep import Upkeep
 from worker.settings import QueueSettings
 from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError, Unit
 
-__all__ = ["Owner", "Surroundings"]
+__all__ = ["PACE_MOST", "Owner", "Surroundings"]
+
+
+PACE_MOST = 4096
+"""Messages on their way to a client that does not acknowledge: a few milliseconds' worth, for that is how long it takes
+until its worker says that they were written."""
+_PACE_LEAST = 4
+_PACE_BYTES = 8 << 20
 
 
 class Surroundings(Protocol):
@@ -314,6 +322,7 @@ class Owner:
             selector=Selector.parse(selector) if selector else None,
             exclusive=options["exclusive"],
             instant=options["instant"],
+            paced=options["auto"],
         )
         self._consumers[who] = owned, consumer
         owned.queue.attach(consumer)
@@ -414,6 +423,8 @@ class Owner:
                 for consumer, messages in queue.dispatch(now):
                     instant = consumer.instant
                     deliver(consumer, messages)
+                    if consumer.paced:
+                        _pace(queue, consumer, messages)
                     if instant:
                         owned.remove(self._leaving, messages)
                         self.eased(owned)
@@ -439,7 +450,7 @@ class Owner:
 
     def _page(self, owned: OwnedQueue, wanted: Page) -> None:
         def arrived(rows: list[tuple[int, bytes, int]]) -> None:
-            owned.queue.paged([owned.stored(*row) for row in rows])
+            owned.queue.paged(owned.stored_all(rows))
             self.touch(owned)
             self.flush()
             for then in self._awaited.pop(owned, ()):
@@ -489,6 +500,15 @@ class Owner:
         if unit.changes:
             self.write(unit)
         return len(self.registry) > 0
+
+
+def _pace(queue: Queue, consumer: Consumer, messages: list[Message]) -> None:
+    """Let as many messages be on their way to a consumer that does not acknowledge as keep it busy, and no more bytes
+    than its worker should hold for it."""
+    size = max(len(messages[0].frame), len(messages[-1].frame))
+    prefetch = min(max(_PACE_BYTES // size, _PACE_LEAST), PACE_MOST)
+    if not prefetch // 2 <= consumer.prefetch <= prefetch * 2:
+        queue.adjust(consumer, prefetch=prefetch)
 
 
 def _unfit(owned: OwnedQueue, feed: Feed) -> Outcome | None:

@@ -50,7 +50,7 @@ from worker.queues.letters import (
 )
 from worker.queues.links import Link
 from worker.queues.message import Message
-from worker.queues.owner import Owner
+from worker.queues.owner import PACE_MOST, Owner
 from worker.queues.requeueing import Requeueing
 from worker.queues.subscription import QueueSubscription
 from worker.store.interface import (
@@ -77,8 +77,6 @@ _MAX_OWNERS = 65536
 """Queues whose owner is remembered; beyond, all are forgotten and worked out again as they come."""
 _NEVER = 1 << 62
 _STORE = b"\0store"
-_AUTO_CREDIT = 512
-"""Messages on their way to a client that does not acknowledge, as long as it is on another worker or does not read."""
 
 
 class Queues:
@@ -336,7 +334,8 @@ class Queues:
     def _options(self, subscription: QueueSubscription) -> dict[str, Any]:
         local = subscription.owner == self.slot
         return {
-            "prefetch": _AUTO_CREDIT if subscription.auto else subscription.prefetch,
+            "prefetch": PACE_MOST if subscription.auto else subscription.prefetch,
+            "auto": subscription.auto,
             "selector": subscription.selector_text,
             "exclusive": subscription.exclusive,
             "feed": subscription.feed,
