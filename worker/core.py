@@ -27,8 +27,8 @@ from worker.flow import EVERYTHING, FlowControl
 from worker.ingest import Ingest, MessageIds, Sent
 from worker.inspection import Inspector
 from worker.queues.service import Queues
-from worker.router import Gathered, Router
 from worker.retained import RetainedMessages
+from worker.router import Gathered, Router
 from worker.routes import Route
 from worker.settings import Settings
 from worker.temporary import Temporaries

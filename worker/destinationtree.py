@@ -59,10 +59,9 @@ class DestinationTree:
                 steps = list(node.children.items())
             else:
                 steps = [(word, node.children[word]) for word in {word for _, word in ahead} if word in node.children]
-            for step, child in steps:
-                reached = {
-                    place if word == b"#" else place + 1 for place, word in ahead if word in (b"*", b"#") or word == step
-                }
+            for step, child in reversed(steps):
+                fitting = [(place, word) for place, word in ahead if word in (b"*", b"#", step)]
+                reached = {place if word == b"#" else place + 1 for place, word in fitting}
                 if reached:
                     waiting.append((child, _closed(reached, words)))
 

@@ -18,7 +18,7 @@ from worker.backplane.interface import Batch
 from worker.destinationtree import DestinationTree
 from worker.items import translate
 from worker.queues.letters import DONE, RETAIN, Operation, Outcome
-from worker.queues.retention import News, expiry, slices
+from worker.queues.retention import expiry, slices
 from worker.router import Entry, Fresh, Subscription
 
 if TYPE_CHECKING:
