@@ -17,13 +17,16 @@ _numbers = itertools.count()
 
 @pytest.fixture(scope="session")
 def mortals() -> Iterator[Mortals]:
-    """A broker of that many workers, for tests that leave it alive, with queues of their own."""
+    """A broker of that many workers, for tests with queues of their own, that start again what they kill."""
     with ExitStack() as stack:
         started: dict[int, Mortal] = {}
 
         def mortal(workers: int) -> Mortal:
             if workers not in started:
                 started[workers] = stack.enter_context(Mortal(workers))
+            elif started[workers].broker.returncode is not None:
+                # A test that failed left it dead.
+                started[workers].start_again()
             return started[workers]
 
         yield mortal
@@ -31,5 +34,5 @@ def mortals() -> Iterator[Mortals]:
 
 @pytest.fixture
 def unused() -> int:
-    """A number no other test of this process has: for `queue_owned_by`."""
-    return next(_numbers)
+    """The first of ten numbers no other test of this process has: for `queue_owned_by`."""
+    return 10 * next(_numbers)

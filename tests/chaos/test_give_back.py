@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from tests.chaos.conftest import Mortals
 from tests.chaos.mortal import PATIENCE, Mortal
 from tests.chaos.steps import connect, number, put, queue_owned_by, settle, subscribe
-from tests.harness.wire import Frame, Wire
+from tests.harness.wire import Frame, Wire, encode
 
 Leave = Callable[[Mortal, Wire], None]
 
@@ -57,8 +58,8 @@ def test_back_to_the_head(
     if leave is lose_the_worker and owner == consumer:
         # The owner's own death is another test's.
         return
-    queue, mortal = queue_owned_by(owner, workers, number=2 * unused), mortals(workers)
-    witness = queue_owned_by(owner, workers, number=2 * unused + 1)
+    queue, mortal = queue_owned_by(owner, workers, number=unused), mortals(workers)
+    witness = queue_owned_by(owner, workers, number=unused + 1)
     with connect(mortal, consumer) as leaver, connect(mortal, owner) as other:
         put(other, queue, range(8))
         put(other, witness, [100])
@@ -121,6 +122,39 @@ def test_the_owner_dies(workers: int, consumer: int) -> None:
             subscribe(other, queue, 1)
             first = other.read(PATIENCE)
             assert [number(each) for each in [first, *follow(other, first, 3)]] == [4, 5, 6, 7]
+
+
+def test_the_owner_dies_before_it_has_stored_what_it_delivered(mortals: Mortals, unused: int) -> None:
+    """Its successor gets those messages again from the producer's worker, which lives. They were delivered, and the
+    RECEIPT of an ACK means the same for them as for others."""
+    mortal, busy = mortals(2), b"x" * 20_000
+    for attempt in range(3):
+        queue, other = (queue_owned_by(0, 2, number=unused + 3 * attempt + each) for each in range(2))
+        with connect(mortal, 1) as consumer, connect(mortal, 1) as producer, connect(mortal, 0) as load:
+            subscribe(consumer, queue, 1000)
+            # The disk has much to do, so that what comes now is delivered long before it is stored.
+            load.send(encode("SEND", [("destination", other)], busy) * 400)
+            producer.send(b"".join(encode("SEND", [("destination", queue)], b"%d" % each) for each in range(60)))
+            seen = {number(message): message for message in [consumer.read(PATIENCE)]}
+            incarnation = mortal.kill_worker(0)
+            with contextlib.suppress(TimeoutError):
+                while True:
+                    message = consumer.read(0.1)
+                    seen[number(message)] = message
+            for each, message in seen.items():
+                consumer.frame("ACK", [*consumer.acknowledgement(message), ("receipt", f"ack {each}")])
+            mortal.wait_worker(0, incarnation)
+            producer.request("SEND", [("destination", queue)], b"-1")
+            done: set[str] = set()
+            is_over = False
+            while len(done) < len(seen) or not is_over:
+                frame = consumer.read(PATIENCE)
+                if frame.command == "RECEIPT":
+                    done.add(frame["receipt-id"])
+                elif number(frame) in seen:
+                    assert f"ack {number(frame)}" not in done, f"{frame.body!r} came again after the receipt of its ACK"
+                    assert frame.get("redelivered") == "true" and int(frame["delivery-count"]) >= 2
+                is_over = is_over or frame.body == b"-1"
 
 
 @pytest.mark.parametrize("workers", [1, 2])

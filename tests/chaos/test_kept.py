@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from tests.chaos.conftest import Mortals
 from tests.chaos.mortal import Mortal
 from tests.chaos.steps import connect, drained, number, put, queue_owned_by, settle, subscribe, until_receipt
-from tests.harness.wire import Wire
+from tests.harness.wire import Wire, encode
 
 
 @pytest.fixture(params=[1, 2, 4])
-def mortal(request: pytest.FixtureRequest) -> Iterator[Mortal]:
-    with Mortal(request.param) as mortal:
-        yield mortal
+def mortal(request: pytest.FixtureRequest, mortals: Mortals) -> Mortal:
+    """One for all tests of a process: what they kill they start again."""
+    return mortals(request.param)
 
 
 def take(wire: Wire, queue: str, count: int) -> list[Any]:
@@ -23,12 +23,11 @@ def take(wire: Wire, queue: str, count: int) -> list[Any]:
     return wire.read_many(count)
 
 
-def test_one_receipted_message_is_there_after_the_end_of_everything(mortal: Mortal) -> None:
+def test_one_receipted_message_is_there_after_the_end_of_everything(mortal: Mortal, unused: int) -> None:
     """It alone, each time: nothing that comes after it brings it to the disk."""
-    pairs = [(origin, owner) for origin in range(mortal.workers) for owner in range(mortal.workers)]
-    # With four workers some of the sixteen.
-    for origin, owner in pairs[:: max(1, mortal.workers - 1)]:
-        queue = queue_owned_by(owner, mortal.workers, number=origin)
+    last = mortal.workers - 1
+    for origin, owner in {(0, 0), (0, last), (last, 0)}:
+        queue = queue_owned_by(owner, mortal.workers, number=unused + origin)
         with connect(mortal, origin) as wire:
             put(wire, queue, [7])
             mortal.kill_all()
@@ -36,8 +35,8 @@ def test_one_receipted_message_is_there_after_the_end_of_everything(mortal: Mort
         assert [number(each) for each in drained(mortal, queue)] == [7]
 
 
-def test_a_receipted_acknowledgement_stays_done(mortal: Mortal) -> None:
-    queues = [queue_owned_by(slot, mortal.workers) for slot in range(mortal.workers)]
+def test_a_receipted_acknowledgement_stays_done(mortal: Mortal, unused: int) -> None:
+    queues = [queue_owned_by(slot, mortal.workers, number=unused) for slot in range(mortal.workers)]
     with connect(mortal) as wire:
         for queue in queues:
             put(wire, queue, range(5))
@@ -54,8 +53,8 @@ def test_a_receipted_acknowledgement_stays_done(mortal: Mortal) -> None:
         assert drained(mortal, queue) == []
 
 
-def test_a_cumulative_acknowledgement_stays_done(mortal: Mortal) -> None:
-    queue = queue_owned_by(mortal.workers - 1, mortal.workers)
+def test_a_cumulative_acknowledgement_stays_done(mortal: Mortal, unused: int) -> None:
+    queue = queue_owned_by(mortal.workers - 1, mortal.workers, number=unused)
     with connect(mortal, 0) as wire:
         put(wire, queue, range(6))
         subscribe(wire, queue, 4, mode="client")
@@ -65,10 +64,10 @@ def test_a_cumulative_acknowledgement_stays_done(mortal: Mortal) -> None:
     assert [number(each) for each in drained(mortal, queue)] == [3, 4, 5]
 
 
-def test_a_receipted_rejection_stays_done(mortal: Mortal) -> None:
+def test_a_receipted_rejection_stays_done(mortal: Mortal, unused: int) -> None:
     """The message is in the dead letter queue, whoever owns that, and not in its own any more."""
-    for slot in range(mortal.workers):
-        queue = queue_owned_by(slot, mortal.workers)
+    for slot in {0, mortal.workers - 1}:
+        queue = queue_owned_by(slot, mortal.workers, number=unused)
         with connect(mortal, 0) as wire:
             put(wire, queue, range(3))
             settle(wire, take(wire, queue, 1)[0], "NACK", [("requeue", "false"), ("reason", "poison")])
@@ -79,11 +78,11 @@ def test_a_receipted_rejection_stays_done(mortal: Mortal) -> None:
         assert number(dead) == 0 and dead["dlq-reason"] == "rejected" and dead["dlq-from"] == queue
 
 
-def test_a_receipted_commit_stays_whole(mortal: Mortal) -> None:
+def test_a_receipted_commit_stays_whole(mortal: Mortal, unused: int) -> None:
     """SENDs to queues of every owner and the ACK of a message of another, everything killed at the RECEIPT."""
-    targets = [queue_owned_by(slot, mortal.workers, number=1) for slot in range(mortal.workers)]
-    source = queue_owned_by(0, mortal.workers)
-    for committing in range(mortal.workers):
+    targets = [queue_owned_by(slot, mortal.workers, number=unused + 1) for slot in range(mortal.workers)]
+    source = queue_owned_by(0, mortal.workers, number=unused)
+    for committing in {0, mortal.workers - 1}:
         with connect(mortal, committing) as wire:
             put(wire, source, [1])
             [message] = take(wire, source, 1)
@@ -101,9 +100,9 @@ def test_a_receipted_commit_stays_whole(mortal: Mortal) -> None:
             assert [number(message) for message in drained(mortal, queue)] == [each]
 
 
-def test_order_and_number_of_many(mortal: Mortal) -> None:
+def test_order_and_number_of_many(mortal: Mortal, unused: int) -> None:
     """More than any window holds, from a worker that is not the owner."""
-    queue = queue_owned_by(0, mortal.workers)
+    queue = queue_owned_by(0, mortal.workers, number=unused)
     with connect(mortal, mortal.workers - 1) as wire:
         put(wire, queue, range(1000))
         mortal.kill_all(front_first=False)
@@ -111,11 +110,33 @@ def test_order_and_number_of_many(mortal: Mortal) -> None:
     assert [number(each) for each in drained(mortal, queue)] == list(range(1000))
 
 
-def test_a_message_that_needs_no_disk_goes_with_its_owner(mortal: Mortal) -> None:
-    queue = queue_owned_by(0, mortal.workers)
+def test_a_message_that_needs_no_disk_goes_with_its_owner(mortal: Mortal, unused: int) -> None:
+    queue = queue_owned_by(0, mortal.workers, number=unused)
     with connect(mortal) as wire:
         wire.request("SEND", [("destination", queue), ("persistent", "false")], b"1")
         put(wire, queue, [2])
         mortal.kill_all()
     mortal.start_again()
     assert [number(each) for each in drained(mortal, queue)] == [2]
+
+
+def test_what_follows_a_commit_stays_behind_it(mortal: Mortal, unused: int) -> None:
+    """Promise 1 holds for transactions of one and of several owners, and for what is sent in none."""
+    queues = [queue_owned_by(slot, mortal.workers, number=unused) for slot in range(mortal.workers)]
+    with connect(mortal, 0) as wire:
+        frames = []
+        for each in range(0, 30, 3):
+            frames.append(encode("BEGIN", [("transaction", "many")]))
+            for queue in queues:
+                frames.append(encode("SEND", [("destination", queue), ("transaction", "many")], b"%d" % each))
+            frames.append(encode("COMMIT", [("transaction", "many")]))
+            for queue in queues:
+                frames.append(encode("SEND", [("destination", queue)], b"%d" % (each + 1)))
+            for queue in queues:
+                frames.append(encode("BEGIN", [("transaction", "one")]))
+                frames.append(encode("SEND", [("destination", queue), ("transaction", "one")], b"%d" % (each + 2)))
+                frames.append(encode("COMMIT", [("transaction", "one")]))
+        wire.send(b"".join(frames))
+        wire.request("SEND", [("destination", "/topic/end")])
+    for queue in queues:
+        assert [number(each) for each in drained(mortal, queue)] == list(range(30))

@@ -62,19 +62,19 @@ def with_transactions(world: World) -> list[Actor]:
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_nothing_receipted_is_lost(workers: int) -> None:
     with Mortal(workers) as mortal:
-        counts = run(mortal, QUEUES, many_clients, count=rounds(8))
+        counts = run(mortal, QUEUES, many_clients, count=rounds(6))
     assert counts["Receipted"] and counts["AcknowledgementReceipted"] and counts["redeliveries"]
 
 
 @pytest.mark.parametrize("workers", [2, 4])
 def test_order_is_kept(workers: int) -> None:
     with Mortal(workers) as mortal:
-        counts = run(mortal, QUEUES, one_consumer_each, count=rounds(5))
+        counts = run(mortal, QUEUES, one_consumer_each, count=rounds(4))
     assert counts["Delivered"] > counts["redeliveries"] + counts["marked at first"]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_transactions_are_whole(workers: int) -> None:
     with Mortal(workers) as mortal:
-        counts = run(mortal, QUEUES, with_transactions, count=rounds(8))
+        counts = run(mortal, QUEUES, with_transactions, count=rounds(6))
     assert counts["CommitReceipted"] and counts["redeliveries"]
