@@ -7,7 +7,7 @@ to the same bounds.
 | `queue` | `name`, `offset` and `limit` of its consumers | one queue, `consumer_list`, its limits |
 | `consumers` | `numbers` | `sessions`, by number: whose consumers of queues, on whatever worker, these are |
 | `deepest` | | `queues`: [name, messages, unsettled, consumers] of those that hold the most |
-| `requeue` | `name`, `to` (empty: where each came from), `limit` | `moved`, `left`, `why` (`worker.queues.requeueing`) |
+| `requeue` | `name`, `to` (empty: where each came from), `limit` | `moved`, `left`, `why` (see `requeueing`) |
 | `purge` | `name` | the same |
 
 The last two answer when what they did is on disk.
