@@ -18,7 +18,7 @@ __all__ = ["build_parser", "main"]
 _EXIT_CODES = """\
 exit codes:
   0  done; serve: stopped in order
-  1  internal fault, or a stop forced by a second signal
+  1  internal fault, or a stop forced by a second signal; store: something is wrong with the data
   2  mistake on the command line or in the configuration
   3  cannot start: a port is taken, a directory cannot be written
 

@@ -14,7 +14,8 @@ class ExitCode(IntEnum):
     OK = 0
     """Did what was asked; for `serve`: drained and stopped in order."""
     FAILED = 1
-    """An internal fault, or a stop forced by a second signal before the drain was over."""
+    """An internal fault, or a stop forced by a second signal before the drain was over; for `store`: something is wrong
+    with what is stored, or with what was to be imported."""
     USAGE = 2
     """A mistake on the command line or in the configuration. Trying again without a change will not help."""
     CANNOT_START = 3

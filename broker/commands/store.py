@@ -124,16 +124,19 @@ def _execute(arguments: Sequence[str], inherited: Sequence[int] = ()) -> int:
     from broker.workers import worker_environment
 
     # Ctrl-C is for both, and it is the program that has something to say about it.
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    terminate = signal.getsignal(signal.SIGTERM)
     try:
         with subprocess.Popen(
             [*_PROGRAM, *arguments],
             env=worker_environment(),
             pass_fds=inherited,
         ) as process:
+            signal.signal(signal.SIGTERM, lambda number, frame: process.terminate())
             code = process.wait()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
     return code if code >= 0 else ExitCode.FAILED
 
 

@@ -160,7 +160,7 @@ def test_usage_errors_end_with_2(
 def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == ExitCode.OK
     text = capsys.readouterr().out
-    for name in ("serve", "check-config", "config-reference", "version"):
+    for name in ("serve", "check-config", "config-reference", "store", "version"):
         assert f"\n    {name}" in text
-    for name in ("serve", "check-config", "config-reference", "version"):
+    for name in ("serve", "check-config", "config-reference", "store", "version"):
         assert main([name, "--help"]) == ExitCode.OK

@@ -39,6 +39,12 @@ def test_every_state_is_one_datagram(manager: tuple[socket.socket, str]) -> None
     ]
 
 
+def test_a_long_start_asks_for_patience(manager: tuple[socket.socket, str]) -> None:
+    sock, name = manager
+    Notifier({"NOTIFY_SOCKET": name}).starting("moving queues", 2.5)
+    assert sock.recv(1000) == b"EXTEND_TIMEOUT_USEC=2500000\nSTATUS=moving queues"
+
+
 def test_a_reload_is_announced_with_the_time(manager: tuple[socket.socket, str]) -> None:
     sock, name = manager
     before = time.monotonic()

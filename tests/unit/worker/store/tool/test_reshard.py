@@ -72,7 +72,8 @@ def test_it_says_what_it_did(tmp_path: Path) -> None:
 
 def test_long_queues_are_copied_in_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.store.tool.generation._CHUNK", 3)
-    content = [(4 + counter % 2, counter, frame(f"m{counter}")) for counter in range(1, 10)]
+    # Without gaps, and in several priorities; a piece ends within one and at its end.
+    content = [(4 + counter // 8, counter, frame(f"m{counter}")) for counter in range(1, 18)]
     put(tmp_path, 0, queue_unit(9, "/queue/a", content), queue_unit(11, "/queue/b", content[:3]))
     before = contents(tmp_path)
     lay_out(tmp_path, 3)
