@@ -414,7 +414,8 @@ def test_ten_thousand_and_nothing_stays_of_them(start_broker: StartBroker, stack
         broker.wait_event("connection.closed", session=wire.session)
         resident.append(process.memory_info().rss)
     # What is remembered of headers that repeat is there after the third time.
-    assert resident[-1] - resident[2] < 6 << 20
+    # Three times 10,000 that stayed would be far more than an allocator keeps back.
+    assert resident[-1] - resident[2] < 24 << 20
     assert disk_usage(broker) - before < 256 << 10
 
 
