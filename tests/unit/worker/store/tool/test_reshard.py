@@ -346,23 +346,37 @@ def test_killed_at_any_step_nothing_is_lost_or_there_twice(
     assert steps > 10
 
 
-def test_a_log_of_the_old_database_is_not_taken_for_the_new_ones(tmp_path: Path) -> None:
-    """As after a kill: the old database has a write-ahead log beside it when the new one takes its place."""
-    fill(tmp_path, 2, 1)
-    held = contents(tmp_path)
-    connection = apsw.Connection(str(database(tmp_path, 0)))
+def test_what_was_only_in_a_log_moves_too(tmp_path: Path) -> None:
+    """As after a kill: what was committed last is in the write-ahead log alone."""
+    fill(tmp_path / "alive", 2, 1)
+    connection = apsw.Connection(str(database(tmp_path / "alive", 0)))
     connection.execute("PRAGMA wal_autocheckpoint = 0")
     connection.execute("UPDATE queue SET reserved = reserved + 1")
-    held = contents(tmp_path)
-    copy = tmp_path.parent / "killed"
-    copy.mkdir()
-    for path in tmp_path.iterdir():
-        (copy / path.name).write_bytes(path.read_bytes())
+    held = contents(tmp_path / "alive")
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "alive", killed)
     connection.close()
-    assert (copy / "slot-0.db-wal").stat().st_size
-    lay_out(copy, 3)
-    assert contents(copy) == held
-    assert_whole(copy, 3)
+    assert (killed / "slot-0.db-wal").stat().st_size
+    lay_out(killed, 3)
+    assert contents(killed) == held
+    assert_whole(killed, 3)
+
+
+def test_a_log_of_the_old_database_is_not_taken_for_the_new_ones(tmp_path: Path) -> None:
+    old, new, directory = tmp_path / "old", tmp_path / "new", tmp_path / "data"
+    fill(old, 2, 1)
+    fill(new, 2, 2)
+    connection = apsw.Connection(str(database(old, 0)))
+    connection.execute("PRAGMA wal_autocheckpoint = 0")
+    connection.execute("UPDATE queue SET reserved = reserved + 1")
+    shutil.copytree(old, directory)
+    connection.close()
+    shutil.copytree(new, directory / STAGING)
+    assert (directory / "slot-0.db-wal").stat().st_size
+    write_layout(directory, Layout(5, 2))
+    lay_out(directory, 2)
+    assert contents(directory) == contents(new)
+    assert_whole(directory, 2)
 
 
 def test_the_new_layout_is_not_used_before_it_is_complete(tmp_path: Path) -> None:
