@@ -193,7 +193,7 @@ def test_a_queue_that_does_not_exist_is_not_made(start_broker: StartBroker, stac
     for n in range(10):
         assert browse(wire, f"/queue/unknown.{n}", id=str(n)) == []
     # Each of the two workers has room for one, and still has it.
-    wire.frame("SEND", [("destination", "/queue/unknown.0"), ("receipt", "r")], b"x")
+    wire.frame("SEND", [("destination", "/queue/other"), ("receipt", "r")], b"x")
     wire.expect("RECEIPT")
 
 

@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
-from worker.queues.browsing import Pages, wants_to_browse
+from common.negotiation import Version
+from worker.connection import Connection
+from worker.core import Core
+from worker.queues.browsing import Browser, Browsing, Pages, wants_to_browse
+from worker.queues.letters import BROWSE, PAGE
 from worker.queues.message import Message, first_key
 from worker.queues.owner import Owner
 from worker.store.interface import Store
@@ -175,3 +179,119 @@ def test_who_cannot(value: str, queue: bool) -> None:
     with pytest.raises(StompError) as caught:
         wants_to_browse(Frame("SUBSCRIBE", [("browser", value)]), queue=queue)
     assert caught.value.code is ErrorCode.BAD_VALUE
+
+
+class FakeConnection:
+    """A client on a worker whose queues are all the other worker's."""
+
+    def __init__(self) -> None:
+        self.version = Version.V1_2
+        self.outbox: object | None = None
+        self.closing = False
+        self.written: list[bytes] = []
+        self.ended: list[str] = []
+        self.transport = self
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def send_frame(self, command: str, headers: list[tuple[str, str]]) -> None:
+        self.ended.append(dict(headers)["subscription"])
+
+
+class FakeCore:
+    def __init__(self) -> None:
+        self.turn: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+        self.router = self.ids = self
+        self.delivered = self.bytes_out = 0
+
+    def next_prefix(self) -> bytes:
+        return b"0-1-"
+
+    def soon(self, call: Callable[..., None], *arguments: object) -> None:
+        self.turn.append((call, arguments))
+
+    def run(self) -> None:
+        """One turn of the loop."""
+        turn, self.turn = self.turn, []
+        for call, arguments in turn:
+            call(*arguments)
+
+
+class Clients:
+    def __init__(self) -> None:
+        self.core = FakeCore()
+        self.asked: list[tuple[int, int]] = []
+        """Browser and key of what the other worker was asked for."""
+        self.browsing = Browsing(cast(Core, self.core), 0, cast(Pages, None), self._ask)
+
+    def _ask(self, slot: int, letter: list[object]) -> None:
+        kind, _, number, after = letter
+        assert (slot, kind) == (1, BROWSE)
+        self.asked.append((cast(int, number), cast(int, after)))
+
+    def start(self, connection: FakeConnection, number: int) -> Browser:
+        browser = Browser(
+            cast(Connection, connection), NAME, NAME.decode(), str(number), number, Version.V1_2, None, owner=1
+        )
+        self.browsing.start(browser)
+        return browser
+
+    def answer(self, number: int, after: int, frames: list[bytes], last: int | None) -> None:
+        self.browsing.on_letter(1, [PAGE, number, after, frames, last])
+        self.core.run()
+
+
+def test_a_connection_has_one_page_under_way() -> None:
+    clients, connection = Clients(), FakeConnection()
+    browsers = [clients.start(connection, number) for number in (1, 2, 3)]
+    assert clients.asked == [(1, 0)]
+    # Also if it forgets and asks anew all the time.
+    clients.browsing.stop(browsers[0])
+    clients.start(connection, 4)
+    assert clients.asked == [(1, 0)]
+    clients.answer(1, 0, [frame(5)], 5)
+    assert connection.written == []
+    assert clients.asked == [(1, 0), (2, 0)]
+    # In turn.
+    clients.answer(2, 0, [frame(5)], 5)
+    clients.answer(3, 0, [], None)
+    clients.answer(4, 0, [frame(5)], 5)
+    assert clients.asked[2:] == [(3, 0), (4, 0), (2, 5)]
+    assert connection.ended == ["3"]
+    assert len(connection.written) == 2
+
+
+def test_nothing_is_asked_for_before_the_client_has_read() -> None:
+    clients, connection = Clients(), FakeConnection()
+    clients.start(connection, 1)
+    connection.outbox = outbox = FakeConnection()
+    outbox.keep = outbox.write  # type: ignore[attr-defined]
+    clients.answer(1, 0, [frame(5)], 5)
+    assert clients.asked == [(1, 0)]
+    connection.outbox = None
+    clients.browsing.drained(cast(Connection, connection))
+    assert clients.asked == [(1, 0), (1, 5)]
+    assert (len(outbox.written), connection.written) == (1, [])
+
+
+def test_asked_again_of_the_next_life_and_answered_by_both() -> None:
+    clients, connection = Clients(), FakeConnection()
+    clients.start(connection, 1)
+    clients.browsing.greet(2)
+    assert clients.asked == [(1, 0)]
+    clients.browsing.greet(1)
+    assert clients.asked == [(1, 0), (1, 0)]
+    for _ in range(2):
+        clients.answer(1, 0, [frame(5)], 5)
+    assert len(connection.written) == 1
+    assert clients.asked[2:] == [(1, 5)]
+
+
+def test_a_connection_that_left_is_sent_nothing() -> None:
+    clients, connection = Clients(), FakeConnection()
+    clients.start(connection, 1)
+    clients.browsing.left(cast(Connection, connection))
+    clients.answer(1, 0, [frame(5)], 5)
+    clients.browsing.greet(1)
+    assert (connection.written, clients.asked) == ([], [(1, 0)])
