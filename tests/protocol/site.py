@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import itertools
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from common.ownership import owner_of
 from tests.harness.broker import Broker
 from tests.harness.wire import Frame, Headers, Wire, connect_on
 
-__all__ = ["PLACES", "Place", "Site", "bodies", "now", "queue_owned_by", "receipted", "send", "wait_until"]
+__all__ = [
+    "ENDS",
+    "PLACES",
+    "Place",
+    "Site",
+    "bodies",
+    "life",
+    "now",
+    "queue_owned_by",
+    "receipted",
+    "send",
+    "wait_until",
+]
 
 _numbers = itertools.count()
+
+ENDS = ("stopped", "killed")
+"""How a broker ends before the next one takes over its data."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +62,22 @@ def wait_until(when: int) -> None:
     """Wait for the broker's clock to be past `when`, in ms since the epoch."""
     while (left := when - now()) >= 0:
         time.sleep((left + 1) / 1000)
+
+
+@contextmanager
+def life(how: str, **settings: Any) -> Iterator[Broker]:
+    """A broker with these arguments of `Broker`, whose end is one of `ENDS`; killed, none of its processes says a word
+    more."""
+    broker = Broker(**settings)
+    try:
+        broker.start()
+        yield broker
+        broker.check_log()
+        if how == "stopped":
+            broker.stop()
+            broker.check_log()
+    finally:
+        broker.discard()
 
 
 def queue_owned_by(slot: int, workers: int, kind: str = "q") -> str:

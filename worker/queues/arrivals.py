@@ -94,7 +94,7 @@ class Arrivals:
             traits = traits_of(each.frame)
             packed = None if traits is None else {0: traits.pack()}
             self.add(unit, [ADD, each.queue.encode(), b"", [each.frame], packed], limited=False)
-            self._owner.write(unit, lambda error: self._owner.upkeep.unparked())
+            self._owner.write(unit)
 
     def _full(self, owned: OwnedQueue, place: int) -> Outcome:
         policy, queue = owned.policy, owned.queue
@@ -144,7 +144,6 @@ class Arrivals:
             if due > now:
                 unit.changes.append(Park(self.next_parked, due, owned.name.decode(), prefix + item))
                 self.next_parked += 1
-                self._owner.upkeep.parked(due)
                 continue
             if each is not None:
                 kept_traits[len(kept)] = each

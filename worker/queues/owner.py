@@ -239,6 +239,8 @@ class Owner:
             del self._unstored[number]
             if done is not None:
                 done(error)
+            if unit.changes:
+                self.upkeep.written(unit)
             if self._paging:
                 self._page_again()
 

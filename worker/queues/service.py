@@ -156,6 +156,9 @@ class Queues:
         if consumer.slot == self.slot:
             self._delivered(consumer.id, frames, keys, counts)
         else:
+            if not self._deliveries:
+                # The owner also delivers when the store has answered, and then nobody else flushes.
+                self.flush_soon()
             self._deliveries.setdefault(consumer.slot, []).append([consumer.id, frames, keys, counts])
 
     def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:

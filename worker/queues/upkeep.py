@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from worker.queues.owned import OwnedQueue
-from worker.store.interface import Park, Store
+from worker.store.interface import Park, Store, Unit, Unpark
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
@@ -31,6 +31,7 @@ class Upkeep:
         self._resting: list[tuple[int, int, OwnedQueue]] = []
         self._parked_due = 0
         self._reading = False
+        self._unparking = 0
         self._next_sweep = 0
 
     def start(self) -> None:
@@ -48,8 +49,18 @@ class Upkeep:
         heapq.heappush(self._resting, (until, owned.number, owned))
         self._wake_at(until)
 
-    def parked(self, due: int) -> None:
-        """A message was parked until then; the store knows."""
+    def written(self, unit: Unit) -> None:
+        """The store has `unit`, or refused it."""
+        for change in unit.changes:
+            if isinstance(change, Park):
+                self._parked(change.due)
+            elif isinstance(change, Unpark):
+                self._unparking -= 1
+                if not self._unparking:
+                    # There may be more that are due.
+                    self._read_parked()
+
+    def _parked(self, due: int) -> None:
         if not self._parked_due or due < self._parked_due:
             self._parked_due = due
             self._wake_at(due)
@@ -64,31 +75,32 @@ class Upkeep:
             self._next_sweep = now + _SWEEP if self._owner.sweep(now) else 0
             self._store.expired(now, _AT_ONCE, self._expired)
         self._owner.flush()
-        for due in (self._next_sweep, self._resting[0][0] if self._resting else 0):
+        parked_due = 0 if self._reading or self._unparking else self._parked_due
+        for due in (self._next_sweep, self._resting[0][0] if self._resting else 0, parked_due):
             if due:
                 self._wake_at(due)
 
     def _read_parked(self) -> None:
-        if not self._reading:
+        # What is being unparked is parked still in the eyes of the store.
+        if not self._reading and not self._unparking:
             self._reading = True
+            # What is parked from now on may not be found.
+            self._parked_due = 0
             self._store.parked(_AT_ONCE, self._came_due)
 
     def _came_due(self, parked: list[Park]) -> None:
         self._reading = False
         now = self._owner.now()
         due = [each for each in parked if each.due <= now]
-        self._parked_due = 0
         if due:
+            self._unparking = len(due)
             self._owner.unpark(due)
-            # The next may be due, too, as soon as the store has let go of these.
-            self._parked_due = now
-        elif parked:
-            self.parked(parked[0].due)
-
-    def unparked(self) -> None:
-        """What was unparked last is so in the store."""
+            return
+        if parked:
+            self._parked(parked[0].due)
         if self._parked_due:
-            self._wake_at(self._owner.now())
+            # Its time may have come while the store was asked.
+            self._wake_at(self._parked_due)
 
     def _expired(self, keys: list[int]) -> None:
         # Again as long as it helps: what consumers have stays theirs, and is found each time.
