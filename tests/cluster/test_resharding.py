@@ -14,8 +14,8 @@ import pytest
 from common.layout import STAGING, Layout, read_layout
 from common.ownership import owner_of
 from tests.harness.broker import ROOT, Broker
-from tests.harness.wire import Frame, Wire, connect_on
-from tests.unit.worker.store.tool.stored import contents, frame, put, queue_unit
+from tests.harness.wire import Frame, Wire, connect_on, encode
+from tests.unit.worker.store.tool.stored import contents, frame, put, queue_unit, records
 
 QUEUES = [f"/queue/moving.{number}" for number in range(8)]
 FAR = 4_000_000_000_000
@@ -174,6 +174,53 @@ def test_what_cannot_be_moved_is_one_line_and_the_old_number_still_works(tmp_pat
 
 
 # --- killed
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 3), (4, 1), (3, 2)])
+def test_transactions_across_owners_are_all_or_nothing_after_the_move(before: int, after: int, tmp_path: Path) -> None:
+    chance = random.Random(f"{before} {after}")
+    directory = tmp_path / "data"
+    # One queue of each owner, for all transactions.
+    names = [next(n for n in QUEUES * 9 + MORE if owner_of(n.encode(), before) == slot) for slot in range(before)]
+    committed: set[str] = set()
+    for life in range(3):
+        broker = Broker(workers=before, data_dir=directory)
+        try:
+            broker.start()
+            with connect_on(broker, None) as wire:
+                frames = [transaction(f"{life}.{number}", names) for number in range(400)]
+                wire.send(b"".join(frames))
+                for _ in range(chance.randrange(20, 300)):
+                    committed.add(wire.read()["receipt-id"])
+        finally:
+            broker.discard()
+    with Broker(workers=after, data_dir=directory) as broker, connect_on(broker, None) as wire:
+        # Whatever was under way is brought to its queues before the end of a clean life.
+        wire.quiet()
+    assert not records(directory)
+    found = contents(directory)
+    bodies = [[body(content) for _, content, _, _ in found[f"messages {name}"]] for name in names]
+    assert [len(set(each)) for each in bodies] == [len(each) for each in bodies], "something is there twice"
+    assert len({frozenset(each) for each in bodies}) == 1, "a transaction is there in part"
+    assert committed <= set(bodies[0])
+
+
+MORE = [f"/queue/more.{number}" for number in range(50)]
+
+
+def transaction(id: str, names: list[str]) -> bytes:
+    inside = [("transaction", id)]
+    return b"".join(
+        [
+            encode("BEGIN", inside),
+            *[encode("SEND", [("destination", name), *inside], id.encode()) for name in names],
+            encode("COMMIT", [*inside, ("receipt", id)]),
+        ]
+    )
+
+
+def body(content: bytes) -> str:
+    return content.split(b"\n\n", 1)[1].removesuffix(b"\0").decode()
 
 
 def big(directory: Path, workers: int, messages: int) -> None:

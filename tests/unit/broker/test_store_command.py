@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -137,6 +138,29 @@ def test_an_import_that_is_told_to_stop_ends_in_order(how: str, tmp_path: Path) 
     assert process.wait(timeout=30) == 1
     _, errors = process.communicate()
     assert errors.startswith(b"stampede: interrupted; ") and errors.count(b"\n") == 1
+
+
+def test_an_import_whose_command_is_killed_keeps_the_directory_until_it_ends(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "broker", "store", "import", str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None
+    while not (tmp_path / "layout").exists():
+        assert process.poll() is None
+    process.kill()
+    process.wait()
+    next_one = DataDir(tmp_path)
+    assert not next_one.try_take()
+    process.stdin.close()
+    # Its output ends with it.
+    process.stdout.read()
+    process.stdout.close()
+    asyncio.run(next_one.take(20, unless=lambda: False))
+    next_one.close()
 
 
 def test_a_reader_that_leaves_early_is_no_fault(tmp_path: Path) -> None:

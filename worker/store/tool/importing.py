@@ -1,8 +1,8 @@
 """What an export wrote, put at the tails of the queues of a data directory that nobody else uses.
 
 Lines are stored in batches, in one commit for each database. Each commit marks the line up to which that database has
-what is its own, so that an import that was killed between two of them goes on without a gap and without a repeat. The
-marks are there as long as an import is: made in the databases from the last to the first, removed from the first on.
+what is its own, so that an import that was killed between two of them goes on without a gap and without a repeat. All
+databases have a mark before the first line is stored, and lose it after the last one was.
 """
 
 from __future__ import annotations
@@ -290,7 +290,7 @@ def _begin(directory: Path, targets: list[_Target], go_on: bool) -> None:
         )
     if not any(marks) and go_on:
         raise StoreError(f"no import into {directory} was interrupted: run it without --continue")
-    for target in reversed(targets):
+    for target in targets:
         if target.mark is None:
             target.commit(0)
 
