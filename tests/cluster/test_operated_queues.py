@@ -117,7 +117,12 @@ def test_the_depths_of_queues_and_the_state_of_the_store_are_metrics(start_broke
     wire.subscribe("/queue/other", ack="client", headers=[("prefetch-count", "2")])
     wire.expect("MESSAGE")
     wire.expect("MESSAGE")
-    wait_until(lambda: console.get("/api/overview")["queue_messages"] == 128, "the counters")
+
+    def counted() -> bool:
+        overview = console.get("/api/overview")
+        return overview["queue_messages"] == 128 and not overview["unconfirmed_bytes"]
+
+    wait_until(counted, "the counters")
     found = console.metrics()
 
     def total(name: str) -> float:
@@ -133,6 +138,26 @@ def test_the_depths_of_queues_and_the_state_of_the_store_are_metrics(start_broke
     assert found["queue_depth_messages,queue=/queue/dlq.poison"] == 3
     # Clients choose the names: there must be an end to them.
     assert sum(name.startswith("queue_depth_messages,") for name in found) == 100
+
+
+def test_a_store_that_cannot_write_is_told_and_forgotten_again(start_broker: StartBroker, on: ConnectOn) -> None:
+    store = {"quota_bytes": 1 << 20, "retry_interval": "50ms"}
+    console = Console(broker := start_broker(workers=2, config={**MANAGED, "store": store}))
+    assert console.get("/health/ready") == {"status": "ready"}
+    wire, queue = on(broker, 0), next(f"/queue/{n}" for n in range(99) if owner_of(b"/queue/%d" % n, 2) == 1)
+    frame = None
+    while frame is None or frame.command == "RECEIPT":
+        wire.publish(queue, b"." * 100_000, [("receipt", "r")])
+        frame = wire.read()
+    assert frame["error-code"] == "store-full"
+    degraded = {"status": "degraded", "reason": "worker 1 cannot store messages, the disk or its quota is full"}
+    wait_until(lambda: console.get("/health/ready") == degraded, "that it is told")
+    assert console.get("/api/overview")["degraded"] and console.get("/api/overview")["ready"]
+    assert (console.metrics()["store_failing,slot=1"], console.metrics()["store_failing,slot=0"]) == (1, 0)
+    # To throw away what is there is what helps.
+    assert post(console, f"/api/queues/{quote(queue, safe='')}/purge")["left"] == 0
+    on(broker, 0).request("SEND", [("destination", queue)], b"again")
+    wait_until(lambda: console.get("/health/ready") == {"status": "ready"}, "the end of it")
 
 
 def test_dead_letters_go_back_to_the_queue_they_came_from(start_broker: StartBroker, on: ConnectOn) -> None:

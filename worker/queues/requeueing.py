@@ -19,7 +19,8 @@ from worker.queues.feeds import FED
 from worker.queues.letters import ADD, TAKE, Operation
 from worker.queues.message import Message
 from worker.queues.withdrawal import discard_waiting
-from worker.store.interface import StoreError, Unit
+from worker.queues.work import Work
+from worker.store.interface import StoreError
 from worker.traits import traits_of
 
 if TYPE_CHECKING:
@@ -58,13 +59,13 @@ class Requeueing:
             else:
                 _answer(owned, 0, reply, None, why=_left_because(stays))
 
-        self._begin(name, work, reply)
+        self._begin(name, work, reply, helps=False)
 
     def purge(self, name: bytes, reply: Reply) -> None:
         """Throw away what waits in the queue `name`."""
 
         def work(owned: OwnedQueue) -> None:
-            unit = Unit(must=True)
+            unit = Work(must=True)
             messages = owned.queue.purge()
             if not messages and owned.queue.spilled:
                 self._owner.page_in(owned, lambda: work(owned))
@@ -74,15 +75,16 @@ class Requeueing:
             self._owner.eased(owned)
             self._owner.flush()
 
-        self._begin(name, work, reply)
+        self._begin(name, work, reply, helps=True)
 
-    def _begin(self, name: bytes, work: Callable[[OwnedQueue], None], reply: Reply) -> None:
+    def _begin(self, name: bytes, work: Callable[[OwnedQueue], None], reply: Reply, *, helps: bool) -> None:
+        """`work` on the queue unless the store cannot; where it is full that `helps`, or not."""
         owned = self._owner.registry.get(name)
         if owned is None:
             reply(None)
         elif not self._owner.open:
             _answer(owned, 0, reply, None, why="this worker waits for the others to say what they were delivered")
-        elif (error := self._owner.failing) is not None:
+        elif (error := self._owner.failing) is not None and not (helps and error.full):
             _answer(owned, 0, reply, error)
         else:
             work(owned)
@@ -137,7 +139,7 @@ class Requeueing:
                 refused = owner.registry.refusal().refused
                 done(StoreError("too many queues" if refused is None else refused[2]))
                 return
-        unit = Unit(must=True)
+        unit = Work(must=True)
         messages = discard_waiting(owned.queue, [message.key for message, _, _ in chosen])
         owned.remove(unit, messages)
         for operation in here:
@@ -146,7 +148,7 @@ class Requeueing:
             keys = [message.key for message in messages if message.persistent]
             owner.surroundings.across({owner.slot: [[TAKE, owned.name, keys]], **parts}, unit)
             # The store keeps its units in order: with this one it has that one, too, and queues look for pages again.
-            owner.write(Unit(must=True), done)
+            owner.write(Work(must=True), done)
         else:
             owner.write(unit, done)
         owner.eased(owned)

@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.unit.worker.clocked import Worker, send
 from worker import inspection
 from worker.inspection import PIECE, SCAN, Inspector
+from worker.store.interface import StoreError
 
 
 class FakeTransport:
@@ -118,3 +120,62 @@ def test_destinations_are_counted_by_name() -> None:
 def test_the_state_is_what_matters_most(closing: bool, version: Any, outbox: Any, paused: Any, state: str) -> None:
     connection = SimpleNamespace(closing=closing, version=version, outbox=outbox, paused_on=paused)
     assert inspection.state_of(cast(Any, connection)) == state
+
+
+class TestQueues:
+    def worker(self) -> tuple[Worker, Inspector]:
+        worker = Worker()
+        client = worker.login()
+        for number in range(25):
+            client.read(send(b"/queue/many.%d" % number, b"x") * (number + 1))
+        client.read(b"SUBSCRIBE\nid:1\ndestination:/queue/many.24\nack:client\nprefetch-count:3\n\n\0")
+        return worker, worker.core.inspector
+
+    def test_the_pieces_make_the_whole(self) -> None:
+        _, one = self.worker()
+        found, offset = [], 0
+        while offset is not None:
+            answer = ask(one, "queues", offset=offset, limit=4)
+            assert len(answer["queues"]) <= 4
+            found += [(each["name"], each["messages"]) for each in answer["queues"]]
+            offset = answer["next"]
+        assert found == [(f"/queue/many.{number}", number + 1) for number in range(25)]
+        assert [each["name"] for each in ask(one, "queues", offset=0, text="MANY.7")["queues"]] == ["/queue/many.7"]
+
+    def test_one_with_its_consumers(self) -> None:
+        worker, one = self.worker()
+        answer = ask(one, "queue", name="/queue/many.24", offset=0)
+        assert (answer["messages"], answer["ready"], answer["unsettled"], answer["consumers"]) == (25, 22, 3, 1)
+        (consumer,) = answer["consumer_list"]
+        assert (consumer["worker"], consumer["prefetch"], consumer["unsettled"]) == (0, 3, 3)
+        (connection,) = worker.core.connections
+        number = consumer["number"]
+        assert ask(one, "consumers", numbers=[number, 10**6]) == {"sessions": [[number, connection.session]]}
+        assert ask(one, "queue", name="/queue/many.24", offset=1)["consumer_list"] == []
+        assert one.answer("queue", {"name": "/queue/none", "offset": 0, "limit": 1}) is None
+
+    def test_an_order_is_answered_when_it_is_on_disk(self) -> None:
+        worker, one = self.worker()
+        answers: list[Any] = []
+        one.ask("purge", {"name": "/queue/many.24"}, answers.append)
+        assert answers == []
+        worker.loop.settle()
+        assert answers == [{"moved": 22, "left": 0, "why": ""}]
+        one.ask("requeue", {"name": "/queue/many.9", "to": "/queue/other", "limit": 4}, answers.append)
+        worker.loop.settle()
+        assert answers[1:] == [{"moved": 4, "left": 6, "why": ""}]
+        one.ask("requeue", {"name": "/queue/many.9", "to": "", "limit": 4}, answers.append)
+        assert answers[2]["moved"] == 0 and answers[2]["left"] == 6 and "only dead letters" in answers[2]["why"]
+        one.ask("purge", {"name": "/queue/none"}, answers.append)
+        assert answers[3] is None
+        assert {owned.name: owned.queue.messages for owned in worker.core.queues.owner.registry}[b"/queue/other"] == 4
+
+    def test_nothing_is_moved_where_it_could_not_be_stored_but_a_purge_makes_room(self) -> None:
+        worker, one = self.worker()
+        answers: list[Any] = []
+        for full in (False, True):
+            worker.store.fault = StoreError("no", full=full)
+            for what in ("requeue", "purge"):
+                one.ask(what, {"name": "/queue/many.9", "to": "/queue/other", "limit": 4}, answers.append)
+                worker.loop.settle()
+        assert answers == [{"moved": 0, "left": 10, "why": "no"}] * 3 + [{"moved": 10, "left": 0, "why": ""}]

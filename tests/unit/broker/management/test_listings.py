@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from broker.management.listings import PIECES, Cursor, Page, list_connections, list_destinations
+from broker.management.listings import PIECES, Cursor, Page, list_connections, list_destinations, list_queues
 from broker.management.questions import MAX_OPEN, NoAnswer, Questions
 from common.messages import Message, Query
 
@@ -39,6 +39,10 @@ class Workers:
             more = any(number > last for number in left)
             return {"connections": [{"session": number} for number in found], "next": last if more else None}
         names = list(self.names[slot])
+        if what == "queues":
+            chosen = names[arguments["offset"] :][: min(SCAN, arguments["limit"])]
+            end = arguments["offset"] + len(chosen)
+            return {"queues": [{"name": name} for name in chosen], "next": end if end < len(names) else None}
         if what == "counts":
             chosen = [name for name in arguments["names"] if name in names]
             return {"destinations": [self._named(slot, name) for name in chosen]}
@@ -88,6 +92,14 @@ def test_every_destination_once_with_all_of_its_subscribers(names: list[dict[str
         counts = [each[entry["name"]] for each in names if entry["name"] in each]
         assert (entry["subscribers"], entry["workers"]) == (sum(counts), len(counts))
     assert {entry["name"] for entry in entries} == {name for each in names for name in each}
+
+
+@given(NAMES, st.integers(1, 9))
+def test_every_queue_once_with_its_owner(names: list[dict[str, int]], limit: int) -> None:
+    workers = Workers([], names)
+    entries, pages = all_pages(lambda start: list_queues(workers.ask, range(len(names)), start, limit))
+    expected = [{"owner": slot, "name": name} for slot, each in enumerate(names) for name in each]
+    assert entries == expected and all(len(page.entries) <= limit for page in pages)
 
 
 def test_what_a_page_asks_for_is_bounded() -> None:

@@ -7,7 +7,7 @@ import os
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from broker.management.metrics import render
+from broker.management.metrics import DEPTHS, Depth, render
 from broker.management.processes import ProcessUse, process_use
 from broker.management.state import BrokerState, View, WorkerState
 from broker.supervisor import SlotStatus
@@ -53,6 +53,26 @@ def test_every_reason_and_code_is_there_from_the_start() -> None:
     for code in ErrorCode:
         expected = 1 if code is ErrorCode.BAD_FRAME else 0
         assert found["stampede_errors_total", (("code", code.value), ("slot", "0"))] == expected
+
+
+def test_queues_are_told_by_name_up_to_an_end() -> None:
+    depths = [Depth(f'/queue/"{number}\n', number, 2, 3) for number in range(DEPTHS + 50)]
+    found = {}
+    for family in text_string_to_metric_families(render(broker(worker(0, queue_messages=9)), depths)):
+        found[family.name] = {sample.labels.get("queue"): sample.value for sample in family.samples}
+    assert len(found["stampede_queue_depth_messages"]) == DEPTHS
+    assert found["stampede_queue_depth_messages"]['/queue/"7\n'] == 7
+    assert found["stampede_queue_depth_unsettled"]['/queue/"7\n'] == 2
+    assert found["stampede_queue_depth_consumers"]['/queue/"7\n'] == 3
+    assert found["stampede_queued_messages"] == {None: 9}
+
+
+@pytest.mark.parametrize(("full", "why"), [(0, "its log says why"), (1, "the disk or its quota is full")])
+def test_a_store_that_cannot_write_is_degraded_not_unready(full: int, why: str) -> None:
+    state = broker(worker(0), worker(1, store_failing=1, store_full=full))
+    assert state.not_ready_because == "" and broker(worker(0)).degraded_because == ""
+    assert state.degraded_because == f"worker 1 cannot store messages, {why}"
+    assert scrape(state)["stampede_store_failing", (("slot", "1"),)] == 1
 
 
 def test_a_worker_that_said_nothing_yet_has_no_counters_of_its_own() -> None:
