@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgpack
 
-from worker.queues.letters import ADD, SETTLE, TAKE
+from worker.queues.letters import ADD, RETAIN, SETTLE, TAKE
 from worker.queues.message import COUNTER_BITS, first_key, last_key
 from worker.store.interface import StoreError
 from worker.store.tool.portable import END, Fields, header, line, portable
@@ -31,11 +31,13 @@ _COUNTER: Final = (1 << COUNTER_BITS) - 1
 
 
 class _Pending:
-    """What committed transactions still have to do: `added` by queue, and the keys of each slot that are settled."""
+    """What committed transactions still have to do: `added` by queue, the keys of each slot that are settled, and
+    what is `retained` by topic: None for nothing any more."""
 
     def __init__(self) -> None:
         self.added: dict[str, list[Fields]] = {}
         self.settled: dict[int, set[int]] = {}
+        self.retained: dict[str, bytes | None] = {}
 
 
 def export(directory: Path, write: Callable[[bytes], None], names: Sequence[str], now: int) -> None:
@@ -43,7 +45,7 @@ def export(directory: Path, write: Callable[[bytes], None], names: Sequence[str]
     with Snapshots(directory) as snapshots:
         wanted = set(names)
         pending = _pending(snapshots, now)
-        known = set(pending.added)
+        known = {*pending.added, *pending.retained}
         write(line(header(snapshots.workers)))
         for snapshot in snapshots.all:
             for queue in snapshot.queues():
@@ -59,11 +61,14 @@ def export(directory: Path, write: Callable[[bytes], None], names: Sequence[str]
                 for fields in added:
                     write(line(fields))
         for snapshot in snapshots.all:
-            for fields in _beside(snapshot):
+            for fields in _beside(snapshot, pending):
                 name = fields.get("queue") or fields["destination"]
                 known.add(name)
                 if not wanted or name in wanted:
                     write(line(fields))
+        for destination, frame in pending.retained.items():
+            if frame is not None and (not wanted or destination in wanted):
+                write(line(_retained(destination, frame)))
         if missing := sorted(wanted - known):
             raise StoreError(f"{directory} has no queue {', '.join(map(repr, missing))}")
         write(line(END))
@@ -87,13 +92,18 @@ def _messages(snapshot: Snapshot, queue: Queue, settled: set[int]) -> Iterator[F
         yield _message(queue.name, frame, priority=priority, count=count, expires=expires)
 
 
-def _beside(snapshot: Snapshot) -> Iterator[Fields]:
+def _beside(snapshot: Snapshot, pending: _Pending) -> Iterator[Fields]:
     for queue, due, frame in snapshot.rows("SELECT queue, due, frame FROM parked ORDER BY due, id"):
         yield _message(queue, frame, due=due)
     for queue, key, id, at in snapshot.rows("SELECT destination, key, message_id, at FROM seen ORDER BY place"):
         yield {"kind": "key", "queue": queue, "key": key, "id": id, "at": at}
     for destination, frame in snapshot.rows("SELECT destination, frame FROM retained"):
-        yield {"kind": "retained", "destination": destination, **portable(frame)}
+        if destination not in pending.retained:
+            yield _retained(destination, frame)
+
+
+def _retained(destination: str, frame: bytes) -> Fields:
+    return {"kind": "retained", "destination": destination, **portable(frame)}
 
 
 def _pending(snapshots: Snapshots, now: int) -> _Pending:
@@ -111,6 +121,8 @@ def _pending(snapshots: Snapshots, now: int) -> _Pending:
                 for operation in operations:
                     if operation[0] == ADD and not done:
                         _added(pending, operation, now)
+                    elif operation[0] == RETAIN and not done:
+                        pending.retained[operation[1].decode()] = operation[2]
                     elif operation[0] == SETTLE:
                         pending.settled.setdefault(slot, set()).update(operation[3])
                     elif operation[0] == TAKE:

@@ -1,8 +1,8 @@
 """Transactions that had been committed, but not applied to all of their queues, when their queues move.
 
 A record holds operations by the slot of the owner, and each owner marks in its own database that it has applied its
-part. Here every message not added yet goes to the new owner of its queue, and what was added is taken out of the
-record: so no marks are needed any more. The other operations can be repeated, and keep to their messages.
+part. Here every message not added or retained yet goes to the new owner of its destination, and what was is taken out
+of the record: so no marks are needed any more. The other operations can be repeated, and keep to their messages.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 import msgpack
 
-from worker.queues.letters import ADD, NACK, SETTLE, TAKE
+from worker.queues.letters import ADD, NACK, RETAIN, SETTLE, TAKE
 from worker.queues.message import first_key, queue_number
 from worker.store.interface import StoreError
 from worker.store.tool.generation import Move
@@ -20,6 +20,7 @@ from worker.store.tool.snapshot import Snapshot
 
 __all__ = ["rewritten"]
 
+_ONCE = (ADD, RETAIN)
 _PLACE_OF_KEYS = {SETTLE: 3, NACK: 3, TAKE: 2}
 _IN_QUEUE = first_key(1) - 1
 
@@ -41,7 +42,7 @@ def rewritten(
             for slot, operations in _unpack(source, id, record).items():
                 done = (slot, f"transaction {id}") in applied
                 for operation in operations:
-                    moved = None if done and operation[0] == ADD else _moved(operation, slot, moves)
+                    moved = None if done and operation[0] in _ONCE else _moved(operation, slot, moves)
                     if moved is not None:
                         parts.setdefault(owner(operation[1]), []).append(moved)
             if parts:

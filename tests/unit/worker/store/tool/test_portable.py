@@ -18,9 +18,9 @@ from common.layout import Layout, database, read_layout, write_layout
 from common.negotiation import Version
 from common.ownership import owner_of
 from tests.unit.worker.store.tool.stored import contents, execute, fill, frame, put, queue_unit
-from worker.queues.letters import ADD, SETTLE, TAKE
+from worker.queues.letters import ADD, RETAIN, SETTLE, TAKE
 from worker.queues.message import first_key
-from worker.store.interface import Mark, PutTransaction, StoreError, Unit
+from worker.store.interface import Mark, PutTransaction, Retain, StoreError, Unit
 from worker.store.tool import importing
 from worker.store.tool.check import check
 from worker.store.tool.export import export
@@ -201,13 +201,21 @@ def test_what_transactions_still_have_to_do_counts_as_done(tmp_path: Path) -> No
         0: [
             [ADD, mine.encode(), b"a-", [b"1\n\nx\0", b"2\n\ny\0"], {0: new.pack(), 1: late.pack()}],
             [SETTLE, mine.encode(), 1, [first_key(3, 4) + 1]],
+            [RETAIN, b"/topic/a", b"r\n\nnew\0", True],
         ],
-        1: [[ADD, theirs.encode(), b"b-", [b"1\n\nz\0"], None], [TAKE, theirs.encode(), [first_key(3, 4) + 1]]],
+        1: [
+            [RETAIN, b"/topic/a", b"r\n\nold\0", True],
+            [ADD, theirs.encode(), b"b-", [b"1\n\nz\0"], None],
+            [TAKE, theirs.encode(), [first_key(3, 4) + 1]],
+        ],
     }
     two = [(4, 1, frame("m1")), (4, 2, frame("m2"))]
     put(tmp_path, 0, queue_unit(3, mine, two), Unit(changes=[PutTransaction("t", msgpack.packb(parts))]))
-    put(tmp_path, 1, queue_unit(3, theirs, two), Unit(changes=[Mark("transaction t", 1)]))
+    last = Retain("/topic/a", frame("r0"))
+    put(tmp_path, 1, queue_unit(3, theirs, two), Unit(changes=[Mark("transaction t", 1), last]))
     write_layout(tmp_path, Layout(2))
+    kept = [each for each in parsed(exported(tmp_path)) if each["kind"] == "retained"]
+    assert [(each["destination"], each["body"]) for each in kept] == [("/topic/a", "new")]
     found = [
         (
             each["queue"],

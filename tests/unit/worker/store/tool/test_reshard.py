@@ -19,7 +19,7 @@ from common import layout as layouts
 from common.layout import STAGING, Layout, database, read_layout, write_layout
 from common.ownership import owner_of
 from tests.unit.worker.store.tool.stored import contents, execute, files, fill, frame, put, queue_unit, records
-from worker.queues.letters import ADD, NACK, SETTLE, TAKE
+from worker.queues.letters import ADD, NACK, RETAIN, SETTLE, TAKE
 from worker.queues.message import first_key
 from worker.store.interface import Mark, PutTransaction, StoreError, Unit
 from worker.store.tool import generation
@@ -153,14 +153,21 @@ def test_transactions_under_way_find_the_new_owners_and_the_new_keys(after: int,
     b = next(n for n in (f"/queue/v{i}" for i in range(99)) if owner_of(n.encode(), 2) == 1)
     other = next(n for n in (f"/queue/w{i}" for i in range(99)) if owner_of(n.encode(), 2) == 0)
     done, undone = [ADD, b.encode(), b"1-", [b"x\n\n\0"], None], [ADD, fresh.encode(), b"2-", [b"x\n\n\0"], None]
+    kept = [RETAIN, b"/topic/new", b"y\n\n\0", True]
     key_a, key_b = first_key(5, 9) + 3, first_key(7) + 2
     parts = {
         0: [
             undone,
+            kept,
             [SETTLE, a.encode(), 12, [key_a, first_key(6) + 1, first_key(77) + 1]],
             [TAKE, other.encode(), [first_key(88) + 1]],
         ],
-        1: [done, [NACK, b.encode(), 3, [key_b], None, True, ""], [TAKE, b.encode(), [key_b]]],
+        1: [
+            done,
+            [RETAIN, b"/topic/old", b"x\n\n\0", True],
+            [NACK, b.encode(), 3, [key_b], None, True, ""],
+            [TAKE, b.encode(), [key_b]],
+        ],
     }
     put(
         tmp_path,
@@ -189,6 +196,7 @@ def test_transactions_under_way_find_the_new_owners_and_the_new_keys(after: int,
     expected: dict[int, list[list[object]]] = {}
     for operation in (
         undone,
+        kept,
         [SETTLE, a.encode(), 12, [new_key(a, key_a)]],
         [NACK, b.encode(), 3, [new_key(b, key_b)], None, True, ""],
         [TAKE, b.encode(), [new_key(b, key_b)]],
