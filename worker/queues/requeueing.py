@@ -19,8 +19,7 @@ from worker.queues.feeds import FED
 from worker.queues.letters import ADD, TAKE, Operation
 from worker.queues.message import Message
 from worker.queues.withdrawal import discard_waiting
-from worker.queues.work import Work
-from worker.store.interface import StoreError
+from worker.store.interface import StoreError, Unit
 from worker.traits import traits_of
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class Requeueing:
         """Throw away what waits in the queue `name`."""
 
         def work(owned: OwnedQueue) -> None:
-            unit = Work(must=True)
+            unit = Unit(must=True)
             messages = owned.queue.purge()
             if not messages and owned.queue.spilled:
                 self._owner.page_in(owned, lambda: work(owned))
@@ -139,7 +138,7 @@ class Requeueing:
                 refused = owner.registry.refusal().refused
                 done(StoreError("too many queues" if refused is None else refused[2]))
                 return
-        unit = Work(must=True)
+        unit = Unit(must=True)
         messages = discard_waiting(owned.queue, [message.key for message, _, _ in chosen])
         owned.remove(unit, messages)
         for operation in here:
@@ -148,7 +147,7 @@ class Requeueing:
             keys = [message.key for message in messages if message.persistent]
             owner.surroundings.across({owner.slot: [[TAKE, owned.name, keys]], **parts}, unit)
             # The store keeps its units in order: with this one it has that one, too, and queues look for pages again.
-            owner.write(Work(must=True), done)
+            owner.write(Unit(must=True), done)
         else:
             owner.write(unit, done)
         owner.eased(owned)
