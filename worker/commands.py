@@ -18,6 +18,7 @@ from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
 from common.selector import Selector
 from worker.acceptance import refuse
+from worker.backlog import Backlog
 from worker.ingest import Assembly
 from worker.queues.browsing import Browser, wants_to_browse
 from worker.queues.headers import Nack, durable_name, parse_feed, parse_nack, queue_subscription
@@ -308,6 +309,8 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
         _receipt(connection, frame)
         return
     ticket = connection.hold_receipt(frame.get("receipt"))
+    # What several owners apply, or the subscribers of a topic get, is overtaken by nothing that came later.
+    backlog = Backlog(connection, core.refuse) if topics or len(parts) > 1 else None
 
     def done(outcome: Outcome) -> None:
         if outcome.refused is not None:
@@ -317,6 +320,8 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
             return
         core.publish(topics)
         ticket.release()
+        if backlog is not None:
+            backlog.end()
 
     core.queues.commit(parts, done)
     core.queues.flush()

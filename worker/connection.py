@@ -21,6 +21,7 @@ from worker.receipts import Ticket, hold
 from worker.transactions import Transactions
 
 if TYPE_CHECKING:
+    from worker.backlog import Backlog
     from worker.core import Core
     from worker.queues.subscription import QueueSubscription
     from worker.router import Subscription
@@ -38,6 +39,7 @@ class Connection(asyncio.Protocol):
     """Thousands of these stand idle, so each attribute counts; see `ops/bench` for the bytes of one."""
 
     __slots__ = (
+        "backlog",
         "beat_every",
         "client_id",
         "closing",
@@ -89,6 +91,7 @@ class Connection(asyncio.Protocol):
         self.subscriptions: dict[str, Subscription] = {}
         self.tracked: dict[int, Subscription] = {}
         self.transactions: Transactions | None = None
+        self.backlog: Backlog | None = None
         self.receipts: deque[Ticket] | None = None
         self.outbox: Outbox | None = None
         self.queues: dict[int, QueueSubscription] | None = None

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from common.codec import encode
 from common.destination import QUEUE, QUEUES
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
@@ -220,6 +221,9 @@ class Core:
     # --- the hot path's handlers
 
     def dispatch(self, connection: Connection, batches: dict[bytes, Batch], receipts: list[Sent]) -> None:
+        if connection.backlog is not None:
+            connection.backlog.add(lambda: self.dispatch(connection, batches, receipts), always=True)
+            return
         deliver = self.router.deliver
         backplane = self.backplane
         acceptance = Acceptance(connection, receipts) if receipts else None
@@ -254,7 +258,7 @@ class Core:
             self.queues.flush()
         if acceptance is not None:
             acceptance.begun()
-        if self.flow.blocked:
+        if self.flow.blocked and not connection.closing:
             names = [self.temporary.address(connection, each) for each in batches]
             held_up = {self.queues.holding_up(each) for each in names if each.startswith(QUEUES)} if queues else ()
             self.flow.pause_for(connection, (*names, *held_up, *fed))
@@ -268,12 +272,22 @@ class Core:
                 self.backplane.publish(destination, batch)
 
     def command(self, connection: Connection, frame: Frame) -> None:
+        if connection.backlog is not None:
+            connection.backlog.add(lambda: self.command(connection, frame), encode(frame))
+            return
         COMMANDS[frame.command](self, connection, frame)
 
     def acknowledge(self, connection: Connection, values: list[bytes]) -> int:
+        if connection.backlog is not None:
+            for value in values:
+                self.command(connection, Frame("ACK", [("id", value.decode())]))
+            return len(values)
         return acknowledge(self, connection, values)
 
     def transacted_send(self, connection: Connection, route: Route, body: bytes) -> None:
+        if connection.backlog is not None:
+            connection.backlog.add(lambda: self.transacted_send(connection, route, body), b"SEND")
+            return
         connection.open_transactions().add_send(route, body)
 
     def refuse(self, connection: Connection, error: StompError, head: bytes) -> None:

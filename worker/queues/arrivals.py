@@ -10,7 +10,8 @@ from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
 from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
 from worker.queues.owned import OwnedQueue
-from worker.store.interface import Park, PutKey, Unit, Unpark
+from worker.queues.work import Work
+from worker.store.interface import Park, PutKey, Unpark
 from worker.traits import Traits, traits_of
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ class Arrivals:
         self.seen = seen
         self.next_parked = 1
 
-    def add(self, unit: Unit, operation: Operation, *, limited: bool) -> Outcome:
+    def add(self, unit: Work, operation: Operation, *, limited: bool) -> Outcome:
         """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
         _, name, prefix, items, packed = operation
         now = self._owner.now()
@@ -77,20 +78,34 @@ class Arrivals:
                 return self._full(owned, 0)
         return DONE
 
-    def undo(self, unit: Unit) -> None:
-        """The store refused `unit`: what it said of queues and idempotency keys is to be said again."""
+    def stored(self, unit: Work) -> None:
+        """The store has it: what came with it is in the queues from now on."""
+        more = Work(must=True)
+        for owned, messages in unit.arrivals:
+            # An ended subscription's queue may be gone by now, and in the store, too.
+            if self._registry.by_number(owned.number) is not owned:
+                continue
+            owned.arrive(more, messages)
+            if owned.policy.when_full == "drop-head":
+                self._owner.departures.drop_head(more, owned)
+            self._owner.touch(owned)
+        if not more.is_idle:
+            self._owner.write(more)
+
+    def refused(self, unit: Work) -> None:
+        """The store refused it: nothing of it came, and what it said of queues and keys is to be said again."""
         for change in unit.changes:
             if isinstance(change, PutKey):
                 self.seen.remove(change)
-        for number in {number for number, _, _ in unit.depths}:
-            owned = self._registry.by_number(number)
-            if owned is not None:
-                owned.reserved = 0
+        for owned, _ in unit.arrivals:
+            owned.pending.popleft()
+            owned.reserved = 0
+            self._owner.eased(owned)
 
     def unpark(self, parked: list[Park]) -> None:
         """These are due."""
         for each in parked:
-            unit = Unit(changes=[Unpark(each.id)], must=True)
+            unit = Work(changes=[Unpark(each.id)], must=True)
             traits = traits_of(each.frame)
             packed = None if traits is None else {0: traits.pack()}
             self.add(unit, [ADD, each.queue.encode(), b"", [each.frame], packed], limited=False)
@@ -106,7 +121,7 @@ class Arrivals:
         return Outcome((ErrorCode.QUEUE_FULL.value, "queue is full", detail), place)
 
     def _without_repeats(
-        self, unit: Unit, name: bytes, prefix: bytes, items: list[bytes], traits: dict[int, Traits], now: int
+        self, unit: Work, name: bytes, prefix: bytes, items: list[bytes], traits: dict[int, Traits], now: int
     ) -> tuple[list[bytes], dict[int, Traits], dict[int, bytes]]:
         kept: list[bytes] = []
         kept_traits: dict[int, Traits] = {}
@@ -127,7 +142,7 @@ class Arrivals:
 
     def _without_delayed(
         self,
-        unit: Unit,
+        unit: Work,
         owned: OwnedQueue,
         prefix: bytes,
         items: list[bytes],

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from common.log import Event, EventLog
 from worker.queues.consumer import Consumer
 from worker.queues.deadletters import EXPIRED, QUEUE_FULL, REDELIVERY_LIMIT, REJECTED, dead_letter
-from worker.queues.letters import ADD, TAKE
+from worker.queues.letters import ADD, TAKE, Operation
 from worker.queues.message import Message, queue_number
 from worker.queues.owned import OwnedQueue
 from worker.queues.withdrawal import discard, discard_stored, discard_waiting
-from worker.store.interface import SetCount, Store, Unit
+from worker.queues.work import Work
+from worker.store.interface import SetCount, Store
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
@@ -33,42 +34,48 @@ class Departures:
         self._registry = owner.registry
         self.dead_lettered = 0
 
-    def settle(self, unit: Unit, name: bytes, consumer: Consumer | None, keys: list[int]) -> None:
+    def settle(self, unit: Work, name: bytes, consumer: Consumer | None, keys: list[int]) -> None:
         """Its consumer, if there still is one, is done with them."""
         owned = self._registry.get(name)
         if owned is None:
             return
         messages = [] if consumer is None else owned.queue.settle(consumer, keys)
         if len(messages) < len(keys):
-            found = {message.key for message in messages}
-            messages += self._settle_elsewhere(owned, [key for key in keys if key not in found])
+            messages += self._settle_elsewhere(unit, owned, keys, messages)
         owned.remove(unit, messages)
         self._owner.eased(owned)
 
-    def take(self, unit: Unit, name: bytes, keys: list[int]) -> None:
+    def take(self, unit: Work, name: bytes, keys: list[int]) -> None:
         """They are somewhere else now; after a restart they are in the queue again."""
         self.settle(unit, name, None, keys)
 
-    def _settle_elsewhere(self, owned: OwnedQueue, keys: list[int]) -> list[Message]:
-        """Settle what its consumer does not have any more, because it or the owner died in between; returns what was
-        still in memory."""
-        messages = discard(owned.queue, keys)
-        found = {message.key for message in messages}
-        missing = [key for key in keys if key not in found]
+    def _settle_elsewhere(
+        self, unit: Work, owned: OwnedQueue, keys: list[int], settled: list[Message]
+    ) -> list[Message]:
+        """Settle those of `keys` that are not among `settled`: what its consumer does not have any more, because it or
+        the owner died in between. Returns what was in memory; the rest is awaited."""
+        missing = set(keys).difference([message.key for message in settled])
+        messages = discard(owned.queue, missing)
+        missing.difference_update([message.key for message in messages])
         if missing:
-            self._store.fetch(missing, functools.partial(self._settle_stored, owned))
+            unit.awaited.append(functools.partial(self._settle_stored, owned, sorted(missing)))
         return messages
 
-    def _settle_stored(self, owned: OwnedQueue, rows: list[Row]) -> None:
-        unit = Unit(must=True)
-        owned.remove(unit, discard_stored(owned.queue, [owned.stored(*row) for row in rows]))
-        self._owner.write(unit)
-        self._owner.eased(owned)
-        self._owner.flush()
+    def _settle_stored(self, owned: OwnedQueue, keys: list[int], then: Callable[[], None]) -> None:
+        def found(rows: list[Row]) -> None:
+            work = Work(must=True)
+            owned.remove(work, discard_stored(owned.queue, [owned.stored(*row) for row in rows]))
+            self._owner.eased(owned)
+            if work.is_idle:
+                then()
+            else:
+                self._owner.write(work, lambda error: then())
+
+        self._store.fetch(keys, found)
 
     def refuse(
         self,
-        unit: Unit,
+        unit: Work,
         owned: OwnedQueue,
         consumer: Consumer,
         keys: list[int],
@@ -87,7 +94,7 @@ class Departures:
             self.bury(unit, owned, owned.queue.remove(consumer, keys), REJECTED, reason)
         self._owner.eased(owned)
 
-    def leave(self, unit: Unit, owned: OwnedQueue, consumer: Consumer) -> None:
+    def leave(self, unit: Work, owned: OwnedQueue, consumer: Consumer) -> None:
         """The consumer is gone, and gives back what it had not settled."""
         messages = list(consumer.unsettled.values())
         dead = owned.queue.detach(consumer, self._owner.now())
@@ -95,7 +102,7 @@ class Departures:
         self.bury(unit, owned, dead, REDELIVERY_LIMIT, "its consumers left without settling it")
         self._owner.eased(owned)
 
-    def drop_head(self, unit: Unit, owned: OwnedQueue) -> None:
+    def drop_head(self, unit: Work, owned: OwnedQueue) -> None:
         """Make room for what came last."""
         policy, queue = owned.policy, owned.queue
         while True:
@@ -107,7 +114,7 @@ class Departures:
                 return
             self.bury(unit, owned, dropped, QUEUE_FULL)
 
-    def expired(self, unit: Unit, owned: OwnedQueue) -> None:
+    def expired(self, unit: Work, owned: OwnedQueue) -> None:
         """What the queue found to be over its time."""
         messages, owned.queue.expired = owned.queue.expired, []
         if owned.policy.expired_dead_letter:
@@ -116,12 +123,12 @@ class Departures:
             owned.remove(unit, messages)
         self._owner.eased(owned)
 
-    def expire(self, unit: Unit, keys: list[int]) -> int:
+    def expire(self, unit: Work, keys: list[int]) -> int:
         """The time of these is up, wherever they wait; returns how many were in memory."""
         by_queue: dict[OwnedQueue, list[int]] = {}
         for key in keys:
             owned = self._registry.by_number(queue_number(key))
-            if owned is not None:
+            if owned is not None and not owned.is_pending(key):
                 by_queue.setdefault(owned, []).append(key)
         count = 0
         for owned, each in by_queue.items():
@@ -134,25 +141,12 @@ class Departures:
         return count
 
     def _expire_stored(self, owned: OwnedQueue, rows: list[Row]) -> None:
-        unit = Unit(must=True)
+        unit = Work(must=True)
         owned.queue.expired += discard_stored(owned.queue, [owned.stored(*row) for row in rows])
         self.expired(unit, owned)
         self._owner.write(unit)
 
-    def unstored(self, unit: Unit) -> None:
-        """The store refused the messages of `unit`: they are no more, but for those that a consumer has already."""
-        for key, frame in unit.inserts:
-            owned = self._registry.by_number(queue_number(key))
-            if owned is None:
-                continue
-            holder = next((each for each in owned.queue.consumers.values() if key in each.unsettled), None)
-            if holder is not None:
-                holder.unsettled[key].persistent = False
-            elif not discard_stored(owned.queue, [Message(key, frame)]):
-                # Settled in the meantime: that they left is, or will be, taken off what the store never counted.
-                self._owner.write(Unit(depths=[(owned.number, 1, len(frame))], must=True))
-
-    def bury(self, unit: Unit, owned: OwnedQueue, messages: list[Message], reason: str, detail: str = "") -> None:
+    def bury(self, unit: Work, owned: OwnedQueue, messages: list[Message], reason: str, detail: str = "") -> None:
         """Dead-letter messages that were taken out of `owned`, or drop them where there is no dead letter queue."""
         if not messages:
             return
@@ -176,11 +170,12 @@ class Departures:
             owner.arrivals.add(unit, add, limited=False)
             return
         keys = [message.key for message in messages if message.persistent]
-        away = Unit(must=True)
+        away = Work(must=True)
         owned.remove(away, messages)
-        owner.surroundings.across({owner.slot: [[TAKE, owned.name, keys]], slot: [add]}, away)
+        parts: dict[int, list[Operation]] = {owner.slot: [[TAKE, owned.name, keys]], slot: [add]}
+        unit.awaited.append(lambda then: owner.surroundings.across(parts, away, then))
 
-    def _count(self, unit: Unit, messages: Iterable[Message], dead: list[Message]) -> None:
+    def _count(self, unit: Work, messages: Iterable[Message], dead: list[Message]) -> None:
         gone = {message.key for message in dead}
         unit.changes += [
             SetCount(message.key, message.count)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import msgpack
 
 from worker.queues.feeds import Feed
+from worker.queues.lane import total_size
 from worker.queues.message import COUNTER_BITS, Message, first_key
 from worker.queues.policy import QueuePolicy
 from worker.queues.queue import Queue
-from worker.store.interface import PutQueue, SetExpiry, Unit
+from worker.queues.work import Work
+from worker.store.interface import PutQueue, SetExpiry
 from worker.traits import Traits
 
 __all__ = ["VOLATILE", "OwnedQueue", "recall"]
@@ -29,7 +33,10 @@ def recall(options: bytes) -> Feed | None:
 class OwnedQueue:
     """`counter` is the last one used. `told` once the store was told of it. `opened` once a consumer came: from then on
     the store knows of every message that it may have been delivered, and of those before as soon as `marking` is over.
-    `recovered` is the last counter that may have been delivered in an earlier life."""
+    `recovered` is the last counter that may have been delivered in an earlier life.
+
+    What is to be stored comes into the queue when it is, with everything that came after it: nobody is delivered what a
+    restart would not know of."""
 
     __slots__ = (
         "blocked",
@@ -39,6 +46,7 @@ class OwnedQueue:
         "name",
         "number",
         "opened",
+        "pending",
         "policy",
         "queue",
         "recovered",
@@ -70,6 +78,8 @@ class OwnedQueue:
         self.feed = feed
         self.opened = False
         self.marking = False
+        # Of each unit that is not stored yet: its first counter, and how many messages and bytes it brings.
+        self.pending: deque[tuple[int, int, int]] = deque()
         self.blocked = False
         self.configure(policy)
 
@@ -96,12 +106,12 @@ class OwnedQueue:
         policy = self.policy
         room = 1 << 62
         if policy.max_messages:
-            room = policy.max_messages - self.queue.messages
-        if policy.max_bytes and self.queue.bytes >= policy.max_bytes:
+            room = policy.max_messages - self.queue.messages - sum([count for _, count, _ in self.pending])
+        if policy.max_bytes and self.queue.bytes + sum([size for _, _, size in self.pending]) >= policy.max_bytes:
             room = 0
         return max(room, 0)
 
-    def add(self, unit: Unit, prefix: bytes, items: list[bytes], traits: dict[int, Traits] | None, now: int) -> None:
+    def add(self, unit: Work, prefix: bytes, items: list[bytes], traits: dict[int, Traits] | None, now: int) -> None:
         """Take in messages whose ids start with `prefix`, at `now` (ms since the epoch); `unit` tells the store."""
         base = first_key(self.number, 4) + self.counter + 1
         persistent = self.policy.persistent and not self.volatile
@@ -112,25 +122,42 @@ class OwnedQueue:
                 self._special(unit, place, prefix + item, persistent, traits.get(place), now)
                 for place, item in enumerate(items)
             ]
-        self.counter += len(items)
-        stored = messages if persistent and traits is None else [each for each in messages if each.persistent]
-        spilled = self.queue.extend(messages)
-        if spilled:
-            stored = stored + spilled
-        if stored:
-            unit.inserts += [(message.key, message.frame) for message in stored]
-            unit.depths.append((self.number, len(stored), sum([len(message.frame) for message in stored])))
-        if self.temporary and not stored:
-            # The store need not know of what is in memory and gone with it.
+        if not messages:
             return
-        if self.counter >= self.reserved:
-            self.reserved = self.counter + _RESERVE
-            unit.changes.append(self.row())
-        elif stored and self.opened:
+        stored = messages if persistent and traits is None else [each for each in messages if each.persistent]
+        if stored or self.pending:
+            self.pending.append((self.counter + 1, len(messages), total_size(messages)))
+            unit.arrivals.append((self, messages))
+        else:
+            # What stays on disk only is not to be delivered before it is there, and is paged in then.
+            stored = self.queue.extend(messages)
+        self.counter += len(items)
+        self._insert(unit, stored)
+        if stored and (self.opened or self.counter >= self.reserved):
             unit.changes.append(self.row())
 
+    def arrive(self, unit: Work, messages: list[Message]) -> None:
+        """The unit that brought these is stored; `unit` tells the store of those among them that it did not have, and
+        that stay on disk only."""
+        self.pending.popleft()
+        self._insert(unit, self.queue.extend(messages))
+
+    def _insert(self, unit: Work, messages: list[Message]) -> None:
+        if messages:
+            unit.inserts += [(message.key, message.frame) for message in messages]
+            unit.depths.append((self.number, len(messages), total_size(messages)))
+
+    def is_pending(self, key: int) -> bool:
+        """Whether this is one of those that the queue does not have yet, although the store may."""
+        return bool(self.pending) and key & _COUNTER >= self.pending[0][0]
+
+    @property
+    def in_use(self) -> bool:
+        """Whether there is anything in it, or anybody at it."""
+        return bool(self.queue.messages or self.queue.consumers or self.pending)
+
     def _special(
-        self, unit: Unit, place: int, frame: bytes, persistent: bool, traits: Traits | None, now: int
+        self, unit: Work, place: int, frame: bytes, persistent: bool, traits: Traits | None, now: int
     ) -> Message:
         if traits is None:
             return Message(first_key(self.number, 4) + self.counter + 1 + place, frame, persistent)
@@ -156,6 +183,8 @@ class OwnedQueue:
     def row(self) -> PutQueue:
         """What the store is to know now."""
         self.told = True
+        if self.counter >= self.reserved:
+            self.reserved = self.counter + _RESERVE
         delivered = self.counter if self.opened else self.recovered
         return PutQueue(self.number, self.name.decode(), self.reserved, delivered, self.options)
 
@@ -178,10 +207,10 @@ class OwnedQueue:
             count = 1
         return Message.stored(key, frame, count)
 
-    def remove(self, unit: Unit, messages: list[Message]) -> None:
+    def remove(self, unit: Work, messages: list[Message]) -> None:
         """Tell the store that `messages` are gone."""
         keys = [message.key for message in messages if message.persistent]
         if keys:
             unit.deletes += keys
-            size = sum([len(message.frame) for message in messages if message.persistent])
+            size = total_size([message for message in messages if message.persistent])
             unit.depths.append((self.number, -len(keys), -size))

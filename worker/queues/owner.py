@@ -1,7 +1,7 @@
 """The queues this worker owns: what is handed off to them, what they deliver, and what of it the store is told.
 
 Takes hand-offs of any worker, this one included, applies each as one unit of the store, and confirms it once that is
-on disk. Delivers at once, within the consumers' credit; only RECEIPTs wait for the disk.
+on disk. What is to be stored is delivered once it is, so that no message is ever seen that a restart does not know.
 """
 
 from __future__ import annotations
@@ -40,8 +40,9 @@ from worker.queues.queue import Queue
 from worker.queues.registry import Registry
 from worker.queues.retention import Retention
 from worker.queues.upkeep import Upkeep
+from worker.queues.work import Work
 from worker.settings import QueueSettings
-from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError, Unit
+from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError
 
 __all__ = ["PACE_MOST", "Owner", "Surroundings"]
 
@@ -61,9 +62,11 @@ class Surroundings(Protocol):
     def deliver(self, consumer: Consumer, messages: list[Message]) -> None:
         """Bring `messages` to the consumer's worker."""
 
-    def across(self, parts: dict[int, list[Operation]], own: Unit) -> None:
-        """Apply the operations at each owner, all or none, whatever dies meanwhile. `own` is this worker's part as it
-        is to be stored, its operations were applied to what is in memory."""
+    def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
+        """See `worker.queues.commits`."""
+
+    def flush_soon(self) -> None:
+        """Call `Owner.flush` in the next turn, and send on what comes of it."""
 
     def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
         """Tell all workers of these feeds, or, by the name of the queue, of their end; `done` when all go by it."""
@@ -102,7 +105,7 @@ class Owner:
         self._units = 0
         # By number, oldest first, as a dict keeps them: the first is the oldest that is not stored.
         self._unstored: dict[int, None] = {}
-        self._leaving = Unit(must=True)
+        self._leaving = Work(must=True)
         self._announced: list[Feed | bytes] = []
         self.open = False
 
@@ -125,7 +128,7 @@ class Owner:
         self.retention.recover(recovered.retained, self.now())
         changes = self.registry.recover(recovered.queues, self.now())
         if changes:
-            self.write(Unit(changes=changes))
+            self.write(Work(changes=changes))
 
     def start(self) -> None:
         """Every sibling has said which deliveries it still has: deliver from now on."""
@@ -137,7 +140,7 @@ class Owner:
     def stop(self) -> None:
         """Write down what the next life could only guess: which messages were delivered, and that no others were."""
         self.open = False
-        unit = Unit(must=True)
+        unit = Work(must=True)
         for owned, consumer in self._consumers.values():
             self.departures.leave(unit, owned, consumer)
         self._consumers.clear()
@@ -162,7 +165,7 @@ class Owner:
         source = origin if transaction is None else f"transaction {transaction}"
         number = sequence if transaction is None else 1
         known = number > 0 and self._marks.get(source, 0) >= number
-        unit = Unit(must=transaction is not None)
+        unit = Work(must=transaction is not None)
         retained: list[Operation] = []
         alone = transaction is None and len(operations) == 1
         outcome = DONE if alone or transaction is not None else self.arrivals.check_room(operations)
@@ -183,12 +186,12 @@ class Owner:
         if self._announced:
             announced, self._announced = self._announced, []
             done = self._after(announced, done)
-        if unit.inserts or unit.deletes or unit.changes or outcome.duplicates or known or retained:
+        if not unit.is_idle or outcome.duplicates or known or retained:
             # Also what was stored before: it may still be on its way to the disk.
             def written(error: StoreError | None) -> None:
                 for each in retained:
                     self.retention.taken(each, stored=error is None)
-                done(outcome if error is None else self._failed(unit, error))
+                done(outcome if error is None else _not_stored(error))
 
             self.write(unit, written)
         else:
@@ -200,7 +203,7 @@ class Owner:
 
         return stored
 
-    def _apply(self, unit: Unit, slot: int, operation: Operation) -> Outcome:
+    def _apply(self, unit: Work, slot: int, operation: Operation) -> Outcome:
         kind = operation[0]
         if kind == SETTLE:
             _, consumer = self._consumers.get((slot, operation[2]), (None, None))
@@ -224,32 +227,40 @@ class Owner:
                 unit.changes.append(Forget(source))
         return DONE
 
-    def _failed(self, unit: Unit, error: StoreError) -> Outcome:
-        self.arrivals.undo(unit)
-        self.departures.unstored(unit)
-        code = ErrorCode.STORE_FULL if error.full else ErrorCode.STORE_FAILED
-        return Outcome((code.value, "message not stored", str(error)))
-
-    def write(self, unit: Unit, done: Done | None = None) -> None:
-        """Have `unit` stored."""
+    def write(self, work: Work, done: Done | None = None) -> None:
+        """Have `work` stored; `done` once that is so, and all that it awaits, or it has failed."""
         number = self._units = self._units + 1
         self._unstored[number] = None
+        waiting = 1 + len(work.awaited)
+        failure: StoreError | None = None
+
+        def finish() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting and done is not None:
+                done(failure)
 
         def written(error: StoreError | None) -> None:
+            nonlocal failure
+            failure = error
             del self._unstored[number]
-            if done is not None:
-                done(error)
-            if unit.changes:
-                self.upkeep.written(unit)
-            if self._paging:
-                self._page_again()
+            if error is None:
+                self.arrivals.stored(work)
+            else:
+                self.arrivals.refused(work)
+            finish()
+            if work.changes:
+                self.upkeep.written(work)
+            self.surroundings.flush_soon()
 
-        self._store.write(unit, written)
+        self._store.write(work, written)
+        for start in work.awaited:
+            start(finish)
 
     def when_stored(self, done: Callable[[], None]) -> None:
         """Call `done` once all that was written is stored, or has failed: in this call, if that is so already."""
         if self._unstored:
-            self.write(Unit(must=True), lambda error: done())
+            self.write(Work(must=True), lambda error: done())
         else:
             done()
 
@@ -261,13 +272,13 @@ class Owner:
         if old:
             for each in old:
                 del self._marks[each]
-            self.write(Unit(changes=[Forget(each) for each in old], must=True))
+            self.write(Work(changes=[Forget(each) for each in old], must=True))
 
     def reattach(
         self, name: bytes, who: tuple[int, int], options: dict[str, Any], keys: list[int], done: Callable[[], None]
     ) -> None:
         """A consumer of the owner's last life, which still has the deliveries `keys`; `done` once that is known."""
-        unit = Unit(must=True)
+        unit = Work(must=True)
         self._attach(unit, name, who, options)
         if unit.changes:
             self.write(unit)
@@ -287,18 +298,18 @@ class Owner:
 
     def lost(self, slot: int) -> None:
         """Worker `slot` is dead, and its consumers with it."""
-        unit = Unit(must=True)
+        unit = Work(must=True)
         for who in [who for who in self._consumers if who[0] == slot]:
             self._detach(unit, who)
         if self._announced:
             announced, self._announced = self._announced, []
             self.surroundings.announce(announced, lambda: None)
-        if unit.changes or unit.deletes:
+        if not unit.is_idle:
             self.write(unit)
 
     # --- consumers
 
-    def _attach(self, unit: Unit, name: bytes, who: tuple[int, int], options: dict[str, Any]) -> Outcome:
+    def _attach(self, unit: Work, name: bytes, who: tuple[int, int], options: dict[str, Any]) -> Outcome:
         if who in self._consumers:
             return DONE
         feed = None if options["feed"] is None else Feed(*options["feed"])
@@ -331,10 +342,10 @@ class Owner:
         self.touch(owned)
         if not owned.opened and not owned.temporary:
             owned.opened = True
-            if owned.queue.messages:
+            if owned.queue.messages or owned.pending:
                 # What is there may be delivered from now on, and that must be known before it is.
                 owned.marking = True
-                self.write(Unit(changes=[owned.row()], must=True), lambda error: self._marked(owned))
+                self.write(Work(changes=[owned.row()], must=True), lambda error: self._marked(owned))
         return DONE
 
     def _marked(self, owned: OwnedQueue) -> None:
@@ -342,14 +353,14 @@ class Owner:
         self.touch(owned)
         self.flush()
 
-    def _detach(self, unit: Unit, who: tuple[int, int]) -> None:
+    def _detach(self, unit: Work, who: tuple[int, int]) -> None:
         owned, consumer = self._consumers.pop(who, (None, None))
         if owned is not None and consumer is not None:
             self.departures.leave(unit, owned, consumer)
             if owned.feed is not None and owned.volatile and not owned.queue.consumers:
                 self._end(unit, owned.name)
 
-    def _end(self, unit: Unit, name: bytes) -> None:
+    def _end(self, unit: Work, name: bytes) -> None:
         """A subscription to topics that outlives its consumers is to end, with what it holds."""
         owned = self.registry.get(name)
         if owned is None or owned.feed is None:
@@ -363,7 +374,7 @@ class Owner:
 
     def drop(self, names: Iterable[bytes]) -> None:
         """These temporary queues, which have no consumers any more, are to be no more, with what they hold."""
-        unit = Unit(must=True)
+        unit = Work(must=True)
         for name in names:
             owned = self.registry.get(name)
             if owned is not None:
@@ -375,7 +386,7 @@ class Owner:
         if unit.changes:
             self.write(unit)
 
-    def _forget(self, unit: Unit, owned: OwnedQueue) -> None:
+    def _forget(self, unit: Work, owned: OwnedQueue) -> None:
         drop = self.registry.remove(owned)
         if owned.told or not owned.temporary:
             unit.changes.append(drop)
@@ -434,8 +445,8 @@ class Owner:
                     self.departures.expired(self._leaving, owned)
                 if queue.spilled:
                     self._paging[owned] = None
-        if self._leaving.deletes or self._leaving.inserts or self._leaving.changes:
-            leaving, self._leaving = self._leaving, Unit(must=True)
+        if not self._leaving.is_idle:
+            leaving, self._leaving = self._leaving, Work(must=True)
             self.write(leaving)
         if self._paging:
             self._page_again()
@@ -452,6 +463,8 @@ class Owner:
 
     def _page(self, owned: OwnedQueue, wanted: Page) -> None:
         def arrived(rows: list[tuple[int, bytes, int]]) -> None:
+            if owned.pending:
+                rows = [row for row in rows if not owned.is_pending(row[0])]
             owned.queue.paged(owned.stored_all(rows))
             self.touch(owned)
             self.flush()
@@ -480,7 +493,7 @@ class Owner:
 
     def expire(self, keys: list[int]) -> int:
         """The time of these is up; returns how many of them were in memory."""
-        unit = Unit(must=True)
+        unit = Work(must=True)
         count = self.departures.expire(unit, keys)
         self.write(unit)
         self.flush()
@@ -496,12 +509,17 @@ class Owner:
     def sweep(self, now: int) -> bool:
         """Forget what nobody needs any more; whether there is still something to look after."""
         self._store.forget_keys(self.arrivals.seen.forget(now))
-        unit = Unit(must=True)
+        unit = Work(must=True)
         for owned in self.registry.idle(now):
             self._forget(unit, owned)
         if unit.changes:
             self.write(unit)
         return len(self.registry) > 0
+
+
+def _not_stored(error: StoreError) -> Outcome:
+    code = ErrorCode.STORE_FULL if error.full else ErrorCode.STORE_FAILED
+    return Outcome((code.value, "message not stored", str(error)))
 
 
 def _pace(queue: Queue, consumer: Consumer, messages: list[Message]) -> None:

@@ -96,7 +96,7 @@ class Registry:
 
     def look_at(self, owned: OwnedQueue, now: int) -> None:
         """Something left `owned`: it may be idle from now on."""
-        if not owned.queue.messages and not owned.queue.consumers and owned.feed is None and not owned.temporary:
+        if not owned.in_use and owned.feed is None and not owned.temporary:
             self._idle.setdefault(owned, now)
 
     def idle(self, now: int) -> list[OwnedQueue]:
@@ -104,7 +104,7 @@ class Registry:
         timeout = round(self._settings.idle_timeout * 1000)
         found = []
         for owned, since in list(self._idle.items()):
-            if owned.queue.messages or owned.queue.consumers:
+            if owned.in_use:
                 del self._idle[owned]
             elif since + timeout <= now:
                 found.append(owned)

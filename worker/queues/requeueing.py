@@ -19,7 +19,8 @@ from worker.queues.feeds import FED
 from worker.queues.letters import ADD, TAKE, Operation
 from worker.queues.message import Message
 from worker.queues.withdrawal import discard_waiting
-from worker.store.interface import StoreError, Unit
+from worker.queues.work import Work
+from worker.store.interface import StoreError
 from worker.traits import traits_of
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Requeueing:
         """Throw away what waits in the queue `name`."""
 
         def work(owned: OwnedQueue) -> None:
-            unit = Unit(must=True)
+            unit = Work(must=True)
             messages = owned.queue.purge()
             if not messages and owned.queue.spilled:
                 self._owner.page_in(owned, lambda: work(owned))
@@ -138,16 +139,14 @@ class Requeueing:
                 refused = owner.registry.refusal().refused
                 done(StoreError("too many queues" if refused is None else refused[2]))
                 return
-        unit = Unit(must=True)
+        unit = Work(must=True)
         messages = discard_waiting(owned.queue, [message.key for message, _, _ in chosen])
         owned.remove(unit, messages)
         for operation in here:
             owner.arrivals.add(unit, operation, limited=False)
         if parts:
             keys = [message.key for message in messages if message.persistent]
-            owner.surroundings.across({owner.slot: [[TAKE, owned.name, keys]], **parts}, unit)
-            # The store keeps its units in order: with this one it has that one, too, and queues look for pages again.
-            owner.write(Unit(must=True), done)
+            owner.surroundings.across({owner.slot: [[TAKE, owned.name, keys]], **parts}, unit, lambda: done(None))
         else:
             owner.write(unit, done)
         owner.eased(owned)

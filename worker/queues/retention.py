@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 from common.log import Event, EventLog
 from worker.queues.letters import Operation
 from worker.queues.message import Message
+from worker.queues.work import Work
 from worker.settings import QueueSettings
-from worker.store.interface import Retain, Unit
+from worker.store.interface import Retain
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
@@ -55,7 +56,7 @@ class Retention:
 
     def recover(self, retained: Mapping[str, bytes], now: int) -> None:
         """Take up what an earlier life stored; `now` in ms since the epoch."""
-        unit = Unit(must=True)
+        unit = Work(must=True)
         for name, frame in retained.items():
             if 0 < expiry(frame) <= now:
                 unit.changes.append(Retain(name, None))
@@ -67,7 +68,7 @@ class Retention:
             self._owner.write(unit)
         self._make_room()
 
-    def take(self, unit: Unit, operation: Operation) -> None:
+    def take(self, unit: Work, operation: Operation) -> None:
         """`unit` is to tell the store of a RETAIN; `taken` once that is done."""
         _, destination, frame, persistent = operation
         self._under_way[destination] += 1
@@ -104,7 +105,7 @@ class Retention:
             self.changed(destination, frame)
 
     def _make_room(self) -> None:
-        unit = Unit(must=True)
+        unit = Work(must=True)
         # One that is too large by itself must not drive out all the others first.
         newest = next(reversed(self._kept), None)
         if newest is not None and _size(newest, self._kept[newest]) > self._max_bytes:
@@ -125,7 +126,7 @@ class Retention:
             self._evicted = 0
             self._told_at = now
 
-    def _evict(self, unit: Unit, destination: bytes) -> None:
+    def _evict(self, unit: Work, destination: bytes) -> None:
         self._put(destination, None)
         self._evicted += 1
         # A newer one that is on its way to the store would be gone there when it is the one that counts.

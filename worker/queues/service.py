@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import msgpack
-
 from common.acknowledgement import Settled
 from common.destination import QUEUES
 from common.log import EventLog
@@ -22,6 +20,7 @@ from worker.acceptance import Acceptance, refuse
 from worker.backplane.interface import Batch
 from worker.items import choose, read_headers
 from worker.queues.browsing import Browsing, Pages
+from worker.queues.commits import Commits
 from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed, Feeds
 from worker.queues.gauges import Gauges
@@ -36,7 +35,6 @@ from worker.queues.letters import (
     DETACH,
     DONE,
     END,
-    FORGET,
     GREET,
     HAND_OFF,
     HEARD,
@@ -53,16 +51,10 @@ from worker.queues.message import Message
 from worker.queues.owner import PACE_MOST, Owner
 from worker.queues.requeueing import Requeueing
 from worker.queues.subscription import QueueSubscription
+from worker.queues.work import Work
 from worker.store.interface import (
-    Change,
-    Forget,
-    ForgetTransaction,
-    Mark,
-    PutTransaction,
     Recovered,
     Store,
-    StoreError,
-    Unit,
 )
 
 if TYPE_CHECKING:
@@ -111,7 +103,7 @@ class Queues:
         self._announcements: dict[int, tuple[set[int], Callable[[], None]]] = {}
         self._announced = 0
         self._when_ready: Callable[[], None] | None = None
-        self._transactions = 0
+        self._commits = Commits(origin, self.owner, self._hand_off_part)
         self._store_full = False
 
     def configure(self) -> None:
@@ -122,8 +114,7 @@ class Queues:
         self.owner.recover(recovered)
         self.feeds.replace(self.slot, [owned.feed for owned in self.owner.registry if owned.feed is not None])
         for transaction in recovered.transactions:
-            parts = msgpack.unpackb(transaction.record, strict_map_key=False)
-            self._apply_parts(transaction.id, parts, None)
+            self._commits.again(transaction)
 
     def stop(self) -> None:
         """Nothing comes and nothing goes any more."""
@@ -220,6 +211,15 @@ class Queues:
             self._look_at_store()
         else:
             self._links[slot].hand_off(operations, done, size)
+
+    def _hand_off_part(
+        self, slot: int, operations: list[Operation], done: Confirmed | None, transaction: str | None
+    ) -> None:
+        if slot == self.slot:
+            self.owner.apply(self._origin, slot, 0, operations, transaction, done or _ignore)
+        else:
+            self._links[slot].hand_off(operations, done, sum(map(_size, operations)), transaction)
+        self.flush_soon()
 
     def _link_full(self, link: Link, full: bool) -> None:
         if full:
@@ -444,59 +444,10 @@ class Queues:
     def commit(self, parts: dict[int, list[Operation]], done: Confirmed) -> None:
         """Apply the operations at each owner, all or none; `done` is called once that is on disk."""
         self._flush_settled()
-        if len(parts) == 1:
-            [(slot, operations)] = parts.items()
-            self._hand_off(slot, operations, done, sum(map(_size, operations)))
-            return
-        name = self._transaction_name()
+        self._commits.commit(parts, done)
 
-        def recorded(error: StoreError | None) -> None:
-            if error is not None:
-                done(Outcome(("store-full" if error.full else "store-failed", "transaction not stored", str(error))))
-            else:
-                self._apply_parts(name, parts, done)
-                self.flush_soon()
-
-        self._store.write(Unit(changes=[PutTransaction(name, msgpack.packb(parts))]), recorded)
-
-    def across(self, parts: dict[int, list[Operation]], own: Unit) -> None:
-        name = self._transaction_name()
-        own.changes += [PutTransaction(name, msgpack.packb(parts)), Mark(f"transaction {name}", 1)]
-
-        def recorded(error: StoreError | None) -> None:
-            self._apply_parts(name, {slot: each for slot, each in parts.items() if slot != self.slot}, None)
-            self.flush_soon()
-
-        self._store.write(own, recorded)
-
-    def _transaction_name(self) -> str:
-        self._transactions += 1
-        return f"{self._origin}-{self._transactions}"
-
-    def _apply_parts(self, name: str, parts: dict[int, list[Operation]], done: Confirmed | None) -> None:
-        waiting = set(parts)
-
-        def applied(slot: int) -> Confirmed:
-            def confirmed(outcome: Outcome) -> None:
-                waiting.discard(slot)
-                if not waiting:
-                    if done is not None:
-                        done(outcome)
-                    changes: list[Change] = [ForgetTransaction(name), Forget(f"transaction {name}")]
-                    self._store.write(Unit(changes=changes, must=True), lambda error: forgotten())
-
-            return confirmed
-
-        def forgotten() -> None:
-            for slot in parts:
-                if slot != self.slot:
-                    self._links[slot].hand_off([[FORGET, name]], None, 0)
-
-        for slot, operations in parts.items():
-            if slot == self.slot:
-                self.owner.apply(self._origin, slot, 0, operations, name, applied(slot))
-            else:
-                self._links[slot].hand_off(operations, applied(slot), sum(map(_size, operations)), name)
+    def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
+        self._commits.across(parts, own, recorded)
 
     # --- siblings
 
