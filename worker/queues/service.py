@@ -95,6 +95,7 @@ class Queues:
         self._confirms: dict[int, list[Any]] = {}
         self._flushing = False
         self._origins: dict[int, str] = {}
+        self._greeted_slots: set[int] = set()
         self._held: dict[int, list[Any]] = {}
         self._expected: set[int] | None = None
         self.feeds = Feeds()
@@ -155,7 +156,8 @@ class Queues:
     def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
         for feed in feeds:
             self._follow(self.slot, feed)
-        waiting = set(self._origins)
+        # Also those that have not said who they are yet: what they were greeted with is old already.
+        waiting = set(self._greeted_slots)
         if not waiting:
             done()
             return
@@ -466,6 +468,7 @@ class Queues:
             if each.owner == slot
         ]
         self._send(slot, [GREET, self._origin, consumers, self.feeds.of(self.slot)])
+        self._greeted_slots.add(slot)
         self._links[slot].open()
         self.browsing.greet(slot)
 
@@ -476,6 +479,7 @@ class Queues:
         self._confirms.pop(slot, None)
         self._held.pop(slot, None)
         self._origins.pop(slot, None)
+        self._greeted_slots.discard(slot)
         self.owner.lost(slot)
         self._heard(slot)
         if self._expected is not None:

@@ -1,0 +1,96 @@
+"""What workers tell each other about queues, at the moments when that is delicate."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from typing import Any, cast
+
+from common.config import Config
+from common.log import EventLog
+from tests.unit.worker.clocked import Client, LonelyBackplane, Loop, Worker
+from tests.unit.worker.memory_store import MemoryStore
+from worker.backplane.interface import Backplane
+from worker.core import Core
+from worker.ingest import MessageIds
+from worker.queues.service import Queues
+from worker.settings import Settings
+
+
+class PairedBackplane(LonelyBackplane):
+    """One other worker, to which letters go when the test says so."""
+
+    def __init__(self) -> None:
+        self.letters: list[Any] = []
+
+    def send(self, slot: int, letter: Any) -> None:
+        self.letters.append(letter)
+
+    def broadcast(self, message: Any) -> None:
+        self.letters.append(message)
+
+
+class Paired(Worker):
+    """Worker 0 of two; `sibling` is what it sends to the other."""
+
+    def __init__(self, **config: Any) -> None:
+        settings = Config.model_validate({"listener": [{}], **config})
+        self.late = 0.0
+        self.loop = Loop()
+        self.listener = Settings.listener(settings, 0, "test")
+        self.store = MemoryStore(self.loop.call_soon)
+        self.sibling = PairedBackplane()
+        self.core = Core(
+            cast(asyncio.AbstractEventLoop, self.loop),
+            Settings.of(settings, "0", 1024),
+            EventLog("worker-0", stream=io.StringIO()),
+            MessageIds(0, "boot", 1),
+            "0-",
+            lambda _: cast(Backplane, self.sibling),
+            lambda core: Queues(core, 0, 2, "0-boot.1", self.store, core.log),
+        )
+
+    def own(self, pattern: str) -> bytes:
+        """The first name of that pattern that this worker owns."""
+        names = (pattern.format(number).encode() for number in range(100))
+        return next(name for name in names if self.core.queues.owner_of(name) == 0)
+
+    def hear(self, letter: list[Any]) -> None:
+        self.core.on_message(1, letter)
+        self.loop.settle()
+
+
+def received(client: Client) -> bytes:
+    return b"".join(data for _, data in client.transport.written)
+
+
+def test_a_worker_that_starts_hears_of_the_subscriptions_that_are_made_meanwhile() -> None:
+    """It was greeted, but has not greeted yet, when a durable subscription is made: it goes by that before the RECEIPT
+    of the SUBSCRIBE."""
+    worker = Paired()
+    worker.core.queues.expect([])
+    client = worker.login()
+    worker.core.greet(1)
+    name = worker.own("/durable/{}").removeprefix(b"/durable/")
+    client.read(
+        b"SUBSCRIBE\nid:1\ndestination:/topic/t\ndurable:true\ndurable-name:%b\nack:client\nreceipt:r\n\n\0" % name
+    )
+    announced = [letter for letter in worker.sibling.letters if letter[0] == "queue+"]
+    assert len(announced) == 1
+    assert b"RECEIPT" not in received(client)
+    worker.hear(["queue%", announced[0][1]])
+    assert b"RECEIPT" in received(client)
+
+
+def test_a_worker_that_dies_before_it_greets_is_not_waited_for() -> None:
+    worker = Paired()
+    worker.core.queues.expect([])
+    client = worker.login()
+    worker.core.greet(1)
+    name = worker.own("/durable/{}").removeprefix(b"/durable/")
+    client.read(
+        b"SUBSCRIBE\nid:1\ndestination:/topic/t\ndurable:true\ndurable-name:%b\nack:client\nreceipt:r\n\n\0" % name
+    )
+    worker.core.on_sibling_lost(1, 1)
+    worker.loop.settle()
+    assert b"RECEIPT" in received(client)
