@@ -70,7 +70,13 @@ class QueueSubscription(Subscription):
         out = []
         ack = b"%back:%d-" % (self.start, self.number) if version is Version.V1_2 else self.start
         for place, frame in enumerate(frames):
-            id = frame[: frame.index(b"\n")]
+            id = own = frame[: frame.index(b"\n")]
+            if id in pending:
+                # Of one SEND, by way of two subscriptions that gave it up to one dead letter queue: an ACK of one is
+                # not an ACK of the other.
+                id = b"%b~%d" % (own, keys[place])
+                if version is not Version.V1_2:
+                    frame = id + frame[len(own) :]
             pending[id] = keys[place]
             add(id)
             again = b"" if counts is None else _again(counts[place])

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 from typing import Any, cast
+
+import pytest
 
 from common.config import Config
 from common.log import EventLog
@@ -94,3 +97,29 @@ def test_a_worker_that_dies_before_it_greets_is_not_waited_for() -> None:
     worker.core.on_sibling_lost(1, 1)
     worker.loop.settle()
     assert b"RECEIPT" in received(client)
+
+
+@pytest.mark.parametrize("version", ["1.0", "1.1", "1.2"])
+@pytest.mark.parametrize("mode", ["client", "client-individual"])
+def test_two_messages_of_one_id(version: str, mode: str) -> None:
+    """What two subscriptions took of one SEND ends in one dead letter queue: each has an acknowledgement of its own."""
+    worker = Paired(destination=[{"pattern": "#", "dead_letter": "/queue/dead"}])
+    worker.core.queues.expect([])
+    client = worker.login(version=version)
+    queue = worker.own("/queue/{}")
+    client.read(b"SUBSCRIBE\nid:1\ndestination:%b\nack:%b\n\n\0" % (queue, mode.encode()))
+    frames = [b"same\ndestination:%b\n\n%b\0" % (queue, body) for body in (b"first", b"second")]
+    worker.hear(["queue=", "1-boot.1", [], []])
+    worker.hear(["queue>", 1, [["+", queue, b"", frames, None]], None])
+    worker.loop.settle()
+    found = re.findall(rb"\n(ack|message-id):([^\n]*)(?=(?:\n[^\n]+)*\n\n(\w+)\0)", received(client))
+    header = b"ack" if version == "1.2" else b"message-id"
+    values = [value for name, value, _ in found if name == header]
+    assert len(set(values)) == 2
+    subscription = b"subscription:1\n" if version == "1.1" else b""
+    name = b"id" if version == "1.2" else b"message-id"
+    for value in values:
+        client.read(b"ACK\n%b:%b\n%b\n\0" % (name, value, subscription))
+    worker.loop.settle()
+    assert client.error is None
+    assert not worker.store.rows
