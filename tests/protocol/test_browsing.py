@@ -186,6 +186,18 @@ def test_nothing_is_to_be_acknowledged(connect: Connect, queue: str) -> None:
     wire.expect_error("unknown-message")
 
 
+def test_nothing_stays_of_a_browser_that_wanted_to_acknowledge(connect: Connect, queue: str) -> None:
+    wire = connect("1.0")
+    # More than a client of 1.0 may have of those that acknowledge.
+    for _ in range(300):
+        wire.frame("SUBSCRIBE", [("id", "b"), ("destination", queue), ("ack", "client"), ("browser", "true")])
+        wire.frame("UNSUBSCRIBE", [("id", "b")])
+    wire.frame("SEND", [("destination", "/topic/unused"), ("receipt", "last")])
+    while (frame := wire.read()).command == "MESSAGE":
+        assert frame["browser"] == "end"
+    assert frame["receipt-id"] == "last"
+
+
 @ANYWHERE
 def test_a_queue_that_does_not_exist_is_not_made(start_broker: StartBroker, stack: ExitStack, slot: int) -> None:
     broker = start_broker(workers=2, config={"queue": {"max_queues": 1}})
