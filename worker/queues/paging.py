@@ -189,6 +189,9 @@ class Paging:
         after, before, stored, passed = asked
         # What was spilled meanwhile, before some of these, is to come first.
         low = min(self._low, self._low_before)
+        if not messages and not passed:
+            # What is missing is not committed yet: asking again makes sense after the next commit only.
+            self._nothing_at = stored
         if messages and messages[-1].key >= low:
             messages = [message for message in messages if message.key < low]
             before = low
@@ -202,8 +205,6 @@ class Paging:
             found = [message for message in messages if message.key not in known and message.key not in left]
         if not passed:
             if not messages:
-                # What is missing is not committed yet: asking again makes sense after the next commit only.
-                self._nothing_at = stored
                 return None
             self.edge = before
             if not self.passed:

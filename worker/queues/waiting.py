@@ -252,15 +252,14 @@ class Waiting:
     def _taker(self, lane: SideLane, message: Message, horizons: _Horizons) -> tuple[Consumer | None, SideLane | None]:
         """Who gets the first `message` of `lane`, or where it is to wait instead; nothing if it stays."""
         if lane.keeper is not None:
-            return (lane.keeper if lane.keeper.credit > 0 else None), None
+            return (lane.keeper if self._may(lane.keeper, message.key, horizons) else None), None
         key = message.key
         group = message.group
         keeper = self.groups.keeper(group, lane.selectors) if group else None
         if keeper is not None:
-            own = self._sides.get((None, keeper, None))
-            if keeper.credit > 0 and (own is None or key < own.cut or key in self.returned):
+            if self._may(keeper, key, horizons):
                 return keeper, None
-            return None, own or self._side(lane.selectors, keeper)
+            return None, self._side(lane.selectors, keeper)
         avoided = self.avoided.get(key) if lane.avoided is None else None
         if avoided is not None and avoided.eligible and self._turns.others(lane.selectors, avoided):
             return None, self._side(lane.selectors, avoided=avoided)
@@ -280,6 +279,12 @@ class Waiting:
             selectors = [selector for selector in selectors if horizons.get(selector, key + 1) > key]
             barred += [each for each, cut in horizons.items() if cut <= key and isinstance(each, Consumer)]
         return self._turns.next(selectors, barred)
+
+    def _may(self, consumer: Consumer, key: int, horizons: _Horizons) -> bool:
+        """Whether it gets the message `key` that is for it alone now."""
+        if consumer.credit <= 0 or not horizons or key in self.returned:
+            return consumer.credit > 0
+        return key < min(horizons.get(consumer.selector, key + 1), horizons.get(consumer, key + 1))
 
     def _horizons(self) -> _Horizons:
         """For selectors and consumers: from which key on something of theirs is only on disk."""
@@ -314,7 +319,7 @@ class Waiting:
 
     def _next_of(self, lane: SideLane, key: int, horizons: _Horizons) -> Consumer | None:
         if lane.keeper is not None:
-            return lane.keeper if lane.keeper.credit > 0 else None
+            return lane.keeper if self._may(lane.keeper, key, horizons) else None
         return self._next(lane, key, horizons)
 
     def make_room(self, count: int, size: int) -> int | None:

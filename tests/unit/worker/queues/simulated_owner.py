@@ -63,6 +63,7 @@ class SimulatedOwner:
         self.rows: list[tuple[int, bytes, int]] | None = None
         self.bound: dict[bytes, Consumer] = {}
         self.last: dict[tuple[object, ...], int] = {}
+        self.rebound: set[bytes | None] = set()
         self.spoilt: set[int] = set()
 
     # --- what an owner does
@@ -214,9 +215,12 @@ class SimulatedOwner:
         assert message.count == sent.count + 1
         sent.count += 1
         counter = message.key & COUNTERS
+        if sent.group in self.bound and self.bound[sent.group] not in self.eligible():
+            # What waited for the one it was bound to may be behind what the other one has got already.
+            self.rebound.add(sent.group)
         if sent.count == 1:
-            places = [("group", sent.group, sent.colour, sent.priority)] if sent.group else []
-            if sent.group is None:
+            places: list[tuple[object, ...]] = [("group", sent.group, sent.colour, sent.priority)] if sent.group else []
+            if sent.group not in self.rebound:
                 places.append((consumer, sent.priority))
             for place in places:
                 assert self.last.get(place, 0) < counter, "out of order"

@@ -45,6 +45,26 @@ def test_the_turn_goes_on_where_it_stopped() -> None:
     assert found == [1, 2, 3, 1, 2, 3]
 
 
+def test_whoever_got_one_more_is_behind_the_others() -> None:
+    one = queue()
+    for id in (1, 2, 3):
+        consumer(one, id)
+    one.extend(messages(1, 4))
+    assert dispatched(one) == {1: [1, 4], 2: [2], 3: [3]}
+    one.extend(messages(5, 6))
+    assert dispatched(one) == {2: [5], 3: [6]}
+
+
+def test_who_was_left_out_because_messages_expired_is_next() -> None:
+    one = queue()
+    for id in (1, 2, 3):
+        consumer(one, id)
+    one.extend([message(1, expires=NOW), message(2), message(3)])
+    assert dispatched(one) == {1: [2], 2: [3]}
+    one.extend(messages(4, 5))
+    assert dispatched(one) == {3: [4], 1: [5]}
+
+
 def test_one_that_settles_stands_behind_those_who_waited() -> None:
     one = queue()
     first, second = consumer(one, 1, 1), consumer(one, 2, 1)

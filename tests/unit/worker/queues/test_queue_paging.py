@@ -107,7 +107,8 @@ def test_a_page_is_of_no_use_beyond_what_is_spilled_while_it_is_under_way() -> N
     one.extend([message(3, 9), message(4)])
     one.paged(messages(1, 2))
     assert got(one) == []
-    assert page(one, [message(3, 9), *messages(1, 2), message(4)], 2, 1) is None
+    page(one, messages(1, 2), 2, 1)
+    assert got(one) == []
     assert page(one, [message(3, 9), *messages(1, 2), message(4)], 2, 2) is not None
     assert got(one) == [3, 1, 2, 4]
 
@@ -217,6 +218,17 @@ def test_after_a_restart_all_is_on_disk_and_claims_are_outstanding() -> None:
     assert (one.messages, one.ready) == (1, 1)
 
 
+def test_what_is_known_to_be_gone_cannot_be_claimed() -> None:
+    stored = messages(1, 4)
+    one = queue(window_messages=2, spilled=4, spilled_bytes=sum(len(each.frame) for each in stored))
+    here = consumer(one)
+    page(one, stored)
+    assert got(one) == [1, 2]
+    one.settle(here, [key(1)])
+    assert one.claim(here, stored[:2]) == []
+    assert (one.spilled, one.unsettled) == (2, 1)
+
+
 def test_returned_messages_stay_in_memory_because_the_disk_may_not_know_their_count() -> None:
     one = queue(window_messages=1)
     here = consumer(one, prefetch=10)
@@ -273,6 +285,36 @@ def test_a_full_consumer_does_not_keep_another_from_what_is_behind_and_misses_no
         one.settle(red, list(red.unsettled))
         run()
     assert found == {1: list(range(1, 39)), 2: [39, 40]}
+
+
+def test_who_is_far_behind_does_not_wait_for_who_takes_what_was_passed_over() -> None:
+    stored = red_and_green(60)
+    one = queue(window_messages=4)
+    one.extend(stored)
+    red = consumer(one, 1, 1, "colour = 'red'")
+    consumer(one, 2, 10, "colour = 'green'")
+    found: dict[int, list[int]] = {1: [], 2: []}
+    while len(found[2]) < 2:
+        for id, more in dispatched(one).items():
+            found[id] += more
+        if page(one, stored) is not None:
+            one.settle(red, list(red.unsettled))
+    assert found[1] == list(range(1, len(found[1]) + 1))
+    assert 10 < len(found[1]) < 50
+
+
+def test_a_page_has_to_leave_room_for_urgent_messages_that_came_meanwhile() -> None:
+    one = queue(window_messages=3)
+    one.extend(messages(1, 9))
+    here = consumer(one, prefetch=3)
+    assert got(one) == [1, 2, 3]
+    assert one.page_wanted(1, 0) is None
+    assert one.page_wanted(1, 1) is not None
+    one.extend([message(counter, 9) for counter in range(10, 16)])
+    one.paged(messages(4, 6))
+    assert (one.ready, one.spilled) == (7, 5)
+    one.settle(here, [key(1), key(2), key(3)])
+    assert got(one) == [10, 11, 12]
 
 
 def test_what_is_passed_over_and_was_not_persistent_is_to_be_written_before_the_next_page() -> None:
