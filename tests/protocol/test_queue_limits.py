@@ -10,8 +10,8 @@ import pytest
 
 from tests.conftest import StartBroker
 from tests.harness.broker import Broker
-from tests.harness.wire import VERSIONS, connect_on
-from tests.protocol.site import Site, bodies, queue_owned_by, send
+from tests.harness.wire import VERSIONS, Wire, connect_on
+from tests.protocol.site import Site, bodies, queue_owned_by, receipted, send
 
 ALL = pytest.mark.parametrize("version", VERSIONS)
 REJECTING = pytest.mark.parametrize(("kind", "limit"), [("few", b"max_messages"), ("small", b"max_bytes")])
@@ -73,19 +73,95 @@ class TestReject:
         assert bodies(consumer.read_many(3)) == [b"0", b"1", b"2"]
         consumer.quiet()
 
-    def test_a_transaction_that_does_not_fit_is_refused_as_a_whole(self, site: Site) -> None:
-        few, other = site.queue("few"), site.queue()
-        producer = site.producer()
-        producer.request("BEGIN", [("transaction", "t")])
-        producer.publish(other, b"x", [("transaction", "t")])
-        for _ in range(4):
-            producer.publish(few, b"x", [("transaction", "t")])
-        producer.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
-        producer.expect_error("queue-full", frame="COMMIT", receipt_id="commit")
+
+def fill_until_paused(site: Site, producer: Wire, queue: str) -> int:
+    """Send bodies that are numbers, with as many receipts, to a queue that holds three, until the broker reads no more
+    of this producer. Returns how many were sent; of some the broker knows nothing yet."""
+    witness = site.producer()
+    for number in range(50):
+        producer.publish(queue, b"%d" % number, [("receipt", str(number))])
+        # A way to the owner and back.
+        send(witness, site.queue())
+        if site.broker.events("publisher.paused", session=producer.session):
+            producer.publish(queue, b"%d" % (number + 1), [("receipt", str(number + 1))])
+            return number + 2
+    raise AssertionError("50 messages were taken by a queue that holds 3")
+
+
+class TestBlock:
+    @ALL
+    def test_producers_wait_until_there_is_room(self, site: Site, version: str) -> None:
+        queue, other = site.queue("full"), site.queue()
+        producer = site.producer(version)
+        sent = fill_until_paused(site, producer, queue)
+        # Others do not wait for it.
+        send(site.producer(), other, b"x")
         consumer = site.consumer()
-        consumer.subscribe(few)
-        consumer.subscribe(other, id="other")
-        consumer.quiet()
+        consumer.subscribe(queue, ack="client-individual")
+        messages = consumer.read_many(3) + receipted(
+            consumer, "SUBSCRIBE", [("destination", site.queue()), ("id", "1")]
+        )
+        taken = len(messages)
+        assert taken < sent
+        assert bodies(messages) == [b"%d" % number for number in range(taken)]
+        for number in range(taken):
+            producer.expect("RECEIPT", receipt_id=str(number))
+        # Delivered is not settled: the queue is as full as before.
+        site.silent(consumer)
+        assert not producer.readable()
+        for message in messages:
+            consumer.frame("ACK", consumer.acknowledgement(message))
+        for number in range(taken, sent):
+            producer.expect("RECEIPT", receipt_id=str(number))
+            assert consumer.read().body == b"%d" % number
+
+    def test_a_producer_that_leaves_meanwhile(self, site: Site) -> None:
+        queue = site.queue("full")
+        producer = site.producer()
+        fill_until_paused(site, producer, queue)
+        producer.reset()
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert bodies(consumer.read_many(3)) == [b"0", b"1", b"2"]
+        site.gone(producer)
+        send(site.producer(), queue, b"next")
+        while consumer.read().body != b"next":
+            pass
+
+
+class TestDropHead:
+    @ALL
+    def test_the_oldest_becomes_a_dead_letter(self, site: Site, version: str) -> None:
+        queue = site.queue("last")
+        dead, consumer, producer = site.consumer(), site.consumer(), site.producer(version)
+        dead.subscribe(f"/queue/dlq.{queue.removeprefix('/queue/')}")
+        ids = [send(producer, queue, b"%d" % number)["message-id"] for number in range(5)]
+        for number in range(2):
+            letter = dead.read()
+            assert (letter.body, letter["message-id"]) == (b"%d" % number, ids[number])
+            assert (letter["dlq-reason"], letter["dlq-from"], letter["dlq-count"]) == ("queue-full", queue, "0")
+        consumer.subscribe(queue)
+        assert bodies(consumer.read_many(3)) == [b"2", b"3", b"4"]
+
+    def test_by_bytes(self, site: Site) -> None:
+        queue = site.queue("lean")
+        for number in range(6):
+            site.fill(queue, b"%d" % number + BODY)
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert [message.body[:1] for message in consumer.read_many(2)] == [b"4", b"5"]
+        site.silent(consumer)
+
+    def test_what_consumers_have_stays_theirs(self, site: Site) -> None:
+        queue = site.queue("last")
+        consumer = site.consumer()
+        consumer.subscribe(queue, ack="client-individual", headers=[("prefetch-count", "2")])
+        site.fill(queue, b"0", b"1", b"2", b"3", b"4")
+        messages = consumer.read_many(2)
+        assert bodies(messages) == [b"0", b"1"]
+        consumer.frame("ACK", consumer.acknowledgement(messages[0]))
+        assert consumer.read().body == b"4"
+        site.silent(consumer)
 
 
 class TestTooManyQueues:
