@@ -82,21 +82,21 @@ async def _run(
         await process.wait()
 
     listening = asyncio.ensure_future(listen())
+    is_stopped = False
     try:
         while not listening.done() and not stop.done():
             await asyncio.wait({listening, stop}, timeout=interval, return_when=asyncio.FIRST_COMPLETED)
             if "total" in said and not listening.done():
                 log.info(Event.STORE_RESHARDING, path=data_dir.path, workers=workers, **said)
             still_working(_progress(said))
+        is_stopped = not listening.done()
     finally:
         # Whatever moment that is, nothing is lost by it.
         with suppress(ProcessLookupError):
             process.kill()
-        await process.wait()
-    if not listening.done():
-        listening.cancel()
-        return None
     await listening
+    if is_stopped:
+        return None
     if "error" in said:
         raise CannotStartError(said["error"])
     if process.returncode or "before" not in said:
