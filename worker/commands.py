@@ -112,7 +112,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         owner = core.queues.owner_of(destination)
         subscription = Browser(connection, destination, name, id, number, version, selector, owner)
     elif feed is not None or destination.startswith(QUEUES):
-        subscription = queue_subscription(core, connection, frame, destination, id, number, mode, feed)
+        subscription = queue_subscription(core, connection, frame, destination, id, number, mode, selector, feed)
     else:
         subscription = Subscription(connection, destination, id, number, mode, version, selector)
     subscriptions[key] = subscription

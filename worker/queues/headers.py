@@ -9,6 +9,7 @@ from common.acknowledgement import AckMode
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version
+from common.selector import Selector
 from worker.queues.feeds import DURABLE, SHARED, Feed
 from worker.queues.subscription import QueueSubscription
 
@@ -94,6 +95,7 @@ def queue_subscription(
     id: str | None,
     number: int,
     mode: AckMode,
+    selector: Selector | None,
     feed: Feed | None,
 ) -> QueueSubscription:
     """The subscription that a SUBSCRIBE to a queue, or to topics through `feed`, asks for. Raises StompError
@@ -114,8 +116,7 @@ def queue_subscription(
         number,
         mode,
         Version.V1_2 if connection.version is None else connection.version,
-        # What a fed queue takes in is what matches; its consumers take all of that.
-        (frame.get("selector") or "") if feed is None else "",
+        selector,
         core.queues.owner_of(queue),
         prefetch,
         exclusive=_flag(frame, "exclusive", default=False),

@@ -341,7 +341,7 @@ class Queues:
         return {
             "prefetch": PACE_MOST if subscription.auto else subscription.prefetch,
             "auto": subscription.auto,
-            "selector": subscription.selector_text,
+            "selector": subscription.owners_selector,
             "exclusive": subscription.exclusive,
             "feed": subscription.feed,
             "instant": local and subscription.auto and subscription.connection.outbox is None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from common.acknowledgement import AckMode
 from common.codec import escape
 from common.negotiation import Version
+from common.selector import Selector
 from worker.items import translate
 from worker.queues.feeds import Feed
 from worker.router import Subscription
@@ -19,9 +20,9 @@ __all__ = ["QueueSubscription"]
 
 class QueueSubscription(Subscription):
     """`keys` are those of the deliveries that are not settled, by message-id; with ack mode `auto` they are in
-    `unwritten`, which holds those that wait for the client to read. The owner goes by `selector_text`."""
+    `unwritten`, which holds those that wait for the client to read."""
 
-    __slots__ = ("exclusive", "feed", "keys", "owner", "prefetch", "selector_text", "start", "unwritten")
+    __slots__ = ("exclusive", "feed", "keys", "owner", "prefetch", "start", "unwritten")
 
     def __init__(
         self,
@@ -31,15 +32,14 @@ class QueueSubscription(Subscription):
         number: int,
         mode: AckMode,
         version: Version,
-        selector: str,
+        selector: Selector | None,
         owner: int,
         prefetch: int,
         *,
         exclusive: bool,
         feed: Feed | None = None,
     ) -> None:
-        super().__init__(connection, queue, id, number, mode, version)
-        self.selector_text = selector
+        super().__init__(connection, queue, id, number, mode, version, selector)
         self.exclusive = exclusive
         self.feed = feed
         self.owner = owner
@@ -48,6 +48,11 @@ class QueueSubscription(Subscription):
         self.unwritten: list[int] = []
         subscription = b"" if id is None else b"subscription:%b\n" % escape(id, version).encode()
         self.start = b"MESSAGE\n" + subscription
+
+    @property
+    def owners_selector(self) -> str:
+        """What the owner is to select by. What a fed queue takes in is what matches; its consumer takes all of that."""
+        return "" if self.selector is None or self.feed is not None else self.selector.text
 
     @property
     def auto(self) -> bool:
