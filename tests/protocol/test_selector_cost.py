@@ -20,7 +20,7 @@ def test_selectors_come_and_go(broker: Broker, destination: str, durable: bool) 
     with Wire(broker.address) as client:
         client.connect()
         for _ in range(10):
-            client.request("SUBSCRIBE", {"id": "1", "destination": destination, "selector": SELECTOR, **name})
-            client.request("UNSUBSCRIBE", {"id": "1"})
+            client.request("SUBSCRIBE", {"id": "1", "destination": destination, "selector": SELECTOR, **name}.items())
+            client.request("UNSUBSCRIBE", [("id", "1")])
         if durable:
-            client.request("UNSUBSCRIBE", {"durable": "true", "id": "1", **name})
+            client.request("UNSUBSCRIBE", {"durable": "true", "id": "1", **name}.items())
