@@ -65,6 +65,7 @@ def test_the_keys_are_those_agreed_on() -> None:
                 *("idempotency_window", "idempotency_keys"),
             )
         ),
+        *("retained.max_messages", "retained.max_bytes"),
         *(f"store.{n}" for n in ("quota_bytes", "pending_bytes", "wal_bytes", "retry_interval")),
         *(f"backplane.{n}" for n in ("high_water_mark", "retry_interval", "kept_bytes", "kept_total_bytes")),
         "cache.header_blocks_bytes",

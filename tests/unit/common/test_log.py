@@ -26,7 +26,7 @@ NAMES = [
     *["subscriber.slow", "subscriber.dropping", "publisher.paused"],
     *["publisher.resumed", "backplane.blocked", "backplane.unblocked", "backplane.joined", "backplane.lost"],
     *["store.opened", "store.failing", "store.recovered", "store.resharding", "store.resharded", "queue.dead-lettered"],
-    *["drain.finished", "config.reloaded", "config.refused", "internal.error"],
+    *["retained.evicted", "drain.finished", "config.reloaded", "config.refused", "internal.error"],
 ]
 
 AWKWARD = st.text(alphabet=st.sampled_from(' "=\\-\n\r\t\0\x1b\x85\u2028\u202eaä€\U0001f40e\ud800'), max_size=12)
