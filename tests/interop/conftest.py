@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.harness.broker import Broker
+from tests.protocol.site import queue_owned_by
 
 MAIN, BEATING = range(2)
 """The listeners, as indexes of `Broker.addresses`."""
@@ -44,3 +45,9 @@ def cluster(session_cluster: Broker) -> Iterator[Broker]:
 def topic() -> Callable[[], str]:
     """Makes destinations that no other test uses."""
     return lambda: f"/topic/interop.{next(_numbers)}"
+
+
+@pytest.fixture
+def queue(cluster: Broker) -> Callable[[], str]:
+    """Makes queues that no other test uses, owned by the last worker: the tests' clients are on others."""
+    return lambda: queue_owned_by(cluster.workers - 1, cluster.workers, "interop")
