@@ -28,6 +28,8 @@ class Arrivals:
         self._registry = owner.registry
         self.seen = seen
         self.next_parked = 1
+        # Message-ids that came with an idempotency key and were not stored, while there may be repeats under way.
+        self._failed: set[bytes] = set()
 
     def add(self, unit: Work, operation: Operation, *, limited: bool) -> Outcome:
         """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
@@ -39,24 +41,32 @@ class Arrivals:
                 # Its subscription or its connection ended while this was on its way.
                 return GONE
         else:
-            owned = self._registry.find(name, now)
+            owned = self._registry.find(name, now, must=not limited)
             if owned is None:
                 return self._registry.refusal()
         traits = None if packed is None else {place: Traits(*each) for place, each in packed.items()}
         outcome = DONE
+        policy = owned.policy
+        bounded = policy.max_messages or policy.max_bytes
+        if bounded and policy.when_full == "reject" and limited:
+            # First of all: what is refused must leave nothing behind.
+            place = self._first_without_room(owned, items, traits, now)
+            if place < len(items):
+                items = items[:place]
+                outcome = self._full(owned, place)
         if traits is not None:
             items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, now)
-            outcome = Outcome(duplicates=duplicates) if duplicates else DONE
+            if duplicates:
+                outcome = Outcome(outcome.refused, outcome.place, duplicates)
             items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
-        policy = owned.policy
-        if policy.max_messages or policy.max_bytes:
-            room = owned.room
-            if room < len(items) and policy.when_full == "reject" and limited:
-                items = items[:room]
-                outcome = self._full(owned, room)
+        row = owned.reserve(len(items))
+        if row is not None:
+            # By itself: were it refused with these messages, those that come next would have no queue.
+            self._owner.write(Work(changes=[row], must=True))
+        if bounded:
             owned.add(unit, prefix, items, traits, now)
             if policy.when_full == "drop-head":
-                self._owner.departures.drop_head(unit, owned)
+                self._owner.departures.drop_head(owned)
             elif policy.when_full == "block":
                 self._owner.block_when_full(owned)
         else:
@@ -65,11 +75,14 @@ class Arrivals:
         return outcome
 
     def check_room(self, operations: list[Operation]) -> Outcome:
-        """DONE, or the refusal of a whole transaction, for which a queue has no room."""
+        """DONE, or the refusal of a whole transaction: there is no room in a queue, or for one more."""
         wanted: dict[bytes, int] = {}
         for operation in operations:
             if operation[0] == ADD:
                 wanted[operation[1]] = wanted.get(operation[1], 0) + len(operation[3])
+        new = [name for name in wanted if self._registry.get(name) is None and not name.startswith((*FED, TEMP_QUEUE))]
+        if new and len(self._registry) + len(new) > self._registry.limit:
+            return self._registry.refusal()
         for name, count in wanted.items():
             owned = self._registry.get(name)
             if owned is None:
@@ -87,20 +100,34 @@ class Arrivals:
                 continue
             owned.arrive(more, messages)
             if owned.policy.when_full == "drop-head":
-                self._owner.departures.drop_head(more, owned)
+                self._owner.departures.drop_head(owned)
             self._owner.touch(owned)
         if not more.is_idle:
             self._owner.write(more)
 
     def refused(self, unit: Work) -> None:
         """The store refused it: nothing of it came, and what it said of queues and keys is to be said again."""
+        failed = set()
         for change in unit.changes:
             if isinstance(change, PutKey):
                 self.seen.remove(change)
-        for owned, _ in unit.arrivals:
-            owned.pending.popleft()
+                failed.add(change.message_id.encode())
+        if failed:
+            self._failed |= failed
+            # Repeats that came meanwhile are told of it before.
+            self._owner.when_stored(lambda: self._failed.difference_update(failed))
+        for owned, messages in unit.arrivals:
+            owned.leave_out(messages)
             owned.reserved = 0
             self._owner.eased(owned)
+
+    def checked(self, outcome: Outcome) -> Outcome:
+        """`outcome` of an ADD whose unit is stored: a repeat of what was not is no repeat."""
+        lost = [place for place, first in (outcome.duplicates or {}).items() if first in self._failed]
+        if not lost:
+            return outcome
+        detail = "the message that came with its idempotency-key first could not be stored; send it again"
+        return Outcome((ErrorCode.STORE_FAILED.value, "message not stored", detail), min(lost))
 
     def unpark(self, parked: list[Park]) -> None:
         """These are due."""
@@ -110,6 +137,29 @@ class Arrivals:
             packed = None if traits is None else {0: traits.pack()}
             self.add(unit, [ADD, each.queue.encode(), b"", [each.frame], packed], limited=False)
             self._owner.write(unit)
+
+    def _first_without_room(
+        self, owned: OwnedQueue, items: list[bytes], traits: dict[int, Traits] | None, now: int
+    ) -> int:
+        """The place of the first of `items` that does not fit; repeats, and what is put off, need no room."""
+        room = owned.room
+        if traits is None or room >= len(items):
+            return min(room, len(items))
+        keys = set()
+        for place in range(len(items)):
+            each = traits.get(place)
+            if each is not None:
+                key = each.idempotency_key
+                if key is not None:
+                    if key in keys or self.seen.find(owned.name, key, now) is not None:
+                        continue
+                    keys.add(key)
+                if _due(each, now) > now:
+                    continue
+            room -= 1
+            if room < 0:
+                return place
+        return len(items)
 
     def _full(self, owned: OwnedQueue, place: int) -> Outcome:
         policy, queue = owned.policy, owned.queue
@@ -155,7 +205,7 @@ class Arrivals:
         kept_traits: dict[int, Traits] = {}
         for place, item in enumerate(items):
             each = traits.get(place)
-            due = 0 if each is None else each.deliver_at or (now + each.delay if each.delay else 0)
+            due = 0 if each is None else _due(each, now)
             if due > now:
                 unit.changes.append(Park(self.next_parked, due, owned.name.decode(), prefix + item))
                 self.next_parked += 1
@@ -164,3 +214,8 @@ class Arrivals:
                 kept_traits[len(kept)] = each
             kept.append(item)
         return kept, kept_traits
+
+
+def _due(traits: Traits, now: int) -> int:
+    """When a message that comes at `now` is to be delivered."""
+    return traits.deliver_at or (now + traits.delay if traits.delay else 0)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 __all__ = ["Departures"]
 
 Row = tuple[int, bytes, int]
+Leave = Callable[[Work, list[Message]], None]
+"""What becomes of messages that leave a queue, which the unit tells the store."""
 
 
 class Departures:
@@ -33,6 +35,7 @@ class Departures:
         self._log = log
         self._registry = owner.registry
         self.dead_lettered = 0
+        self._dropping: set[OwnedQueue] = set()
 
     def settle(self, unit: Work, name: bytes, consumer: Consumer | None, keys: list[int]) -> None:
         """Its consumer, if there still is one, is done with them."""
@@ -40,32 +43,37 @@ class Departures:
         if owned is None:
             return
         messages = [] if consumer is None else owned.queue.settle(consumer, keys)
-        if len(messages) < len(keys):
-            messages += self._settle_elsewhere(unit, owned, keys, messages)
         owned.remove(unit, messages)
+        if len(messages) < len(keys):
+            self._elsewhere(unit, owned, keys, messages, owned.remove)
         self._owner.eased(owned)
 
     def take(self, unit: Work, name: bytes, keys: list[int]) -> None:
         """They are somewhere else now; after a restart they are in the queue again."""
         self.settle(unit, name, None, keys)
 
-    def _settle_elsewhere(
-        self, unit: Work, owned: OwnedQueue, keys: list[int], settled: list[Message]
-    ) -> list[Message]:
-        """Settle those of `keys` that are not among `settled`: what its consumer does not have any more, because it or
-        the owner died in between. Returns what was in memory; the rest is awaited."""
-        missing = set(keys).difference([message.key for message in settled])
+    def _elsewhere(self, unit: Work, owned: OwnedQueue, keys: list[int], settled: list[Message], leave: Leave) -> None:
+        """Have those of `keys` `leave` that are not among `settled`: what its consumer does not have any more, because
+        it or the owner died in between. Of that, what is not in memory is awaited."""
+        done = {message.key for message in settled}
+        # Of an earlier life of the queue, when it had another number, nothing is left.
+        missing = {key for key in keys if key not in done and queue_number(key) == owned.number}
         messages = discard(owned.queue, missing)
+        leave(unit, messages)
         missing.difference_update([message.key for message in messages])
         if missing:
-            unit.awaited.append(functools.partial(self._settle_stored, owned, sorted(missing)))
-        return messages
+            unit.awaited.append(functools.partial(self._look_up, owned, sorted(missing), leave))
 
-    def _settle_stored(self, owned: OwnedQueue, keys: list[int], then: Callable[[], None]) -> None:
+    def _look_up(self, owned: OwnedQueue, keys: list[int], leave: Leave, then: Callable[[], None]) -> None:
         def found(rows: list[Row]) -> None:
             work = Work(must=True)
-            owned.remove(work, discard_stored(owned.queue, [owned.stored(*row) for row in rows]))
-            self._owner.eased(owned)
+            if self._registry.by_number(owned.number) is owned:
+                # Some may have come from the disk meanwhile, and gone to a consumer.
+                messages = discard(owned.queue, keys)
+                here = {message.key for message in messages}
+                rows = [row for row in rows if row[0] not in here]
+                leave(work, messages + discard_stored(owned.queue, [owned.stored(*row) for row in rows]))
+                self._owner.eased(owned)
             if work.is_idle:
                 then()
             else:
@@ -76,22 +84,33 @@ class Departures:
     def refuse(
         self,
         unit: Work,
-        owned: OwnedQueue,
-        consumer: Consumer,
+        name: bytes,
+        consumer: Consumer | None,
         keys: list[int],
         delay: int | None,
         requeue: bool,
         reason: str,
     ) -> None:
         """A NACK: deliver again, after `delay` ms or as the policy says, or never."""
+        owned = self._registry.get(name)
+        if owned is None:
+            return
         if requeue:
+            if consumer is None:
+                # It has left, and has given back what it had.
+                return
             messages = [consumer.unsettled[key] for key in keys if key in consumer.unsettled]
             dead = owned.queue.give_back(consumer, keys, self._owner.now(), delay=delay, others_first=True)
             self._count(unit, messages, dead)
             self.bury(unit, owned, dead, REDELIVERY_LIMIT, reason)
             self._owner.rest(owned)
         else:
-            self.bury(unit, owned, owned.queue.remove(consumer, keys), REJECTED, reason)
+            messages = [] if consumer is None else owned.queue.remove(consumer, keys)
+            self.bury(unit, owned, messages, REJECTED, reason)
+            if len(messages) < len(keys):
+                self._elsewhere(
+                    unit, owned, keys, messages, lambda work, found: self.bury(work, owned, found, REJECTED, reason)
+                )
         self._owner.eased(owned)
 
     def leave(self, unit: Work, owned: OwnedQueue, consumer: Consumer) -> None:
@@ -102,17 +121,29 @@ class Departures:
         self.bury(unit, owned, dead, REDELIVERY_LIMIT, "its consumers left without settling it")
         self._owner.eased(owned)
 
-    def drop_head(self, unit: Work, owned: OwnedQueue) -> None:
+    def drop_head(self, owned: OwnedQueue) -> None:
         """Make room for what came last."""
         policy, queue = owned.policy, owned.queue
+        unit = Work(must=True)
         while True:
             over = queue.messages - policy.max_messages if policy.max_messages else 0
             if over <= 0 and policy.max_bytes and queue.bytes > policy.max_bytes:
                 over = 1
             dropped = queue.take_head(over) if over > 0 else []
             if not dropped:
-                return
+                break
             self.bury(unit, owned, dropped, QUEUE_FULL)
+        if not unit.is_idle:
+            self._owner.write(unit)
+        if over > 0 and not queue.ready and queue.spilled and owned not in self._dropping:
+            # The oldest are only on disk.
+            self._dropping.add(owned)
+            self._owner.page_in(owned, lambda: self._drop_more(owned))
+
+    def _drop_more(self, owned: OwnedQueue) -> None:
+        self._dropping.discard(owned)
+        if self._registry.by_number(owned.number) is owned and owned.policy.when_full == "drop-head":
+            self.drop_head(owned)
 
     def expired(self, unit: Work, owned: OwnedQueue) -> None:
         """What the queue found to be over its time."""

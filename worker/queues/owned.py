@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-
 import msgpack
 
 from worker.queues.feeds import Feed
@@ -78,8 +76,8 @@ class OwnedQueue:
         self.feed = feed
         self.opened = False
         self.marking = False
-        # Of each unit that is not stored yet: its first counter, and how many messages and bytes it brings.
-        self.pending: deque[tuple[int, int, int]] = deque()
+        # Of each unit that is not stored yet, by its first counter: how many messages and bytes it brings.
+        self.pending: dict[int, tuple[int, int]] = {}
         self.blocked = False
         self.configure(policy)
 
@@ -106,10 +104,17 @@ class OwnedQueue:
         policy = self.policy
         room = 1 << 62
         if policy.max_messages:
-            room = policy.max_messages - self.queue.messages - sum([count for _, count, _ in self.pending])
-        if policy.max_bytes and self.queue.bytes + sum([size for _, _, size in self.pending]) >= policy.max_bytes:
+            room = policy.max_messages - self.queue.messages - sum([count for count, _ in self.pending.values()])
+        if policy.max_bytes and self.queue.bytes + sum([size for _, size in self.pending.values()]) >= policy.max_bytes:
             room = 0
         return max(room, 0)
+
+    def reserve(self, count: int) -> PutQueue | None:
+        """What the store must know before it gets any of `count` more messages, None if it does."""
+        if self.volatile or not self.policy.persistent or self.counter + count < self.reserved:
+            return None
+        self.reserved = self.counter + count + _RESERVE
+        return self.row()
 
     def add(self, unit: Work, prefix: bytes, items: list[bytes], traits: dict[int, Traits] | None, now: int) -> None:
         """Take in messages whose ids start with `prefix`, at `now` (ms since the epoch); `unit` tells the store."""
@@ -126,7 +131,7 @@ class OwnedQueue:
             return
         stored = messages if persistent and traits is None else [each for each in messages if each.persistent]
         if stored or self.pending:
-            self.pending.append((self.counter + 1, len(messages), total_size(messages)))
+            self.pending[self.counter + 1] = len(messages), total_size(messages)
             unit.arrivals.append((self, messages))
         else:
             # What stays on disk only is not to be delivered before it is there, and is paged in then.
@@ -139,8 +144,23 @@ class OwnedQueue:
     def arrive(self, unit: Work, messages: list[Message]) -> None:
         """The unit that brought these is stored; `unit` tells the store of those among them that it did not have, and
         that stay on disk only."""
-        self.pending.popleft()
-        self._insert(unit, self.queue.extend(messages))
+        self.leave_out(messages)
+        self._insert_late(unit, self.queue.extend(messages))
+
+    def leave_out(self, messages: list[Message]) -> None:
+        """These, of one unit, are not pending any more. Units fail before others that were written before them."""
+        del self.pending[messages[0].key & _COUNTER]
+
+    def evict(self, unit: Work) -> None:
+        """Tell the store of messages that it did not have, and that stay on disk only from now on."""
+        self._insert_late(unit, self.queue.take_evicted())
+
+    def _insert_late(self, unit: Work, messages: list[Message]) -> None:
+        if messages:
+            self._insert(unit, messages)
+            unit.changes += [SetExpiry(message.key, message.expires) for message in messages if message.expires]
+            if self.counter >= self.reserved:
+                unit.changes.append(self.row())
 
     def _insert(self, unit: Work, messages: list[Message]) -> None:
         if messages:
@@ -149,7 +169,7 @@ class OwnedQueue:
 
     def is_pending(self, key: int) -> bool:
         """Whether this is one of those that the queue does not have yet, although the store may."""
-        return bool(self.pending) and key & _COUNTER >= self.pending[0][0]
+        return bool(self.pending) and key & _COUNTER >= next(iter(self.pending))
 
     @property
     def in_use(self) -> bool:

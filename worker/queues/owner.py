@@ -32,7 +32,7 @@ from worker.queues.letters import (
     Operation,
     Outcome,
 )
-from worker.queues.message import Message
+from worker.queues.message import Message, queue_number
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
@@ -113,6 +113,9 @@ class Owner:
         self.registry.configure(settings, policies)
         self.retention.configure(settings)
         self.arrivals.seen.limit(settings.idempotency_window, settings.idempotency_keys)
+        for owned in self.registry:
+            if owned.blocked:
+                self.eased(owned)
 
     def now(self) -> int:
         """Milliseconds since the epoch."""
@@ -128,13 +131,14 @@ class Owner:
         self.retention.recover(recovered.retained, self.now())
         changes = self.registry.recover(recovered.queues, self.now())
         if changes:
-            self.write(Work(changes=changes))
+            self.write(Work(changes=changes, must=True))
 
     def start(self) -> None:
         """Every sibling has said which deliveries it still has: deliver from now on."""
         self.open = True
         self.upkeep.start()
-        self._dirty = dict.fromkeys(self.registry)
+        for owned in self.registry:
+            self.touch(owned)
         self.flush()
 
     def stop(self) -> None:
@@ -179,7 +183,8 @@ class Owner:
                     unit.must = True
                     outcome = self._apply(unit, slot, operation)
                 elif not known:
-                    outcome = self.arrivals.add(unit, operation, limited=alone)
+                    added = self.arrivals.add(unit, operation, limited=alone)
+                    outcome = outcome if outcome.refused else added
         if number and not known and (unit.inserts or unit.changes or transaction is not None):
             self._marks[source] = number
             unit.changes.append(Mark(source, number))
@@ -191,7 +196,8 @@ class Owner:
             def written(error: StoreError | None) -> None:
                 for each in retained:
                     self.retention.taken(each, stored=error is None)
-                done(outcome if error is None else _not_stored(error))
+                stored = self.arrivals.checked(outcome) if alone else outcome
+                done(stored if error is None else _not_stored(error))
 
             self.write(unit, written)
         else:
@@ -209,10 +215,8 @@ class Owner:
             _, consumer = self._consumers.get((slot, operation[2]), (None, None))
             self.departures.settle(unit, operation[1], consumer, operation[3])
         elif kind == NACK:
-            owned, consumer = self._consumers.get((slot, operation[2]), (None, None))
-            # If it has left, it has given back what it had.
-            if owned is not None and consumer is not None:
-                self.departures.refuse(unit, owned, consumer, *operation[3:])
+            _, consumer = self._consumers.get((slot, operation[2]), (None, None))
+            self.departures.refuse(unit, operation[1], consumer, *operation[3:])
         elif kind == TAKE:
             self.departures.take(unit, operation[1], operation[2])
         elif kind == ATTACH:
@@ -291,10 +295,12 @@ class Owner:
             return
 
         def fetched(rows: list[tuple[int, bytes, int]]) -> None:
-            owned.queue.claim(consumer, [owned.stored(*row) for row in rows])
+            # Its worker may have died meanwhile, and with it the consumer.
+            if self._consumers.get(who) == (owned, consumer):
+                owned.queue.claim(consumer, [owned.stored(*row) for row in rows])
             done()
 
-        self._store.fetch(keys, fetched)
+        self._store.fetch([key for key in keys if queue_number(key) == owned.number], fetched)
 
     def lost(self, slot: int) -> None:
         """Worker `slot` is dead, and its consumers with it."""
@@ -365,8 +371,10 @@ class Owner:
         owned = self.registry.get(name)
         if owned is None or owned.feed is None:
             return
-        for who in [who for who, (other, _) in self._consumers.items() if other is owned]:
-            del self._consumers[who]
+        for consumer in list(owned.queue.consumers.values()):
+            del self._consumers[consumer.slot, consumer.id]
+            # What is still on its way for this queue must reach nobody: its number is free for another one.
+            owned.queue.detach(consumer, self.now())
         if owned.blocked:
             self.surroundings.hold_up(name, held_up=False)
         self._forget(unit, owned)
@@ -410,7 +418,7 @@ class Owner:
     def eased(self, owned: OwnedQueue) -> None:
         """Messages left `owned`, or a consumer can take more."""
         self._dirty[owned] = None
-        if owned.blocked and owned.room > owned.policy.max_messages // 4:
+        if owned.blocked and (owned.policy.when_full != "block" or owned.room > owned.policy.max_messages // 4):
             owned.blocked = False
             self.surroundings.hold_up(owned.name, held_up=False)
         self.registry.look_at(owned, self.now())
@@ -433,8 +441,9 @@ class Owner:
                 if owned.marking:
                     continue
                 queue = owned.queue
-                for consumer, messages in queue.dispatch(now):
-                    instant = consumer.instant
+                # A client that cannot take it all changes what its other consumers are, but not what they were.
+                given = [(consumer, messages, consumer.instant) for consumer, messages in queue.dispatch(now)]
+                for consumer, messages, instant in given:
                     deliver(consumer, messages)
                     if consumer.paced:
                         _pace(queue, consumer, messages)
@@ -443,7 +452,8 @@ class Owner:
                         self.eased(owned)
                 if queue.expired:
                     self.departures.expired(self._leaving, owned)
-                if queue.spilled:
+                owned.evict(self._leaving)
+                if queue.spilled and queue.consumers:
                     self._paging[owned] = None
         if not self._leaving.is_idle:
             leaving, self._leaving = self._leaving, Work(must=True)
@@ -456,9 +466,13 @@ class Owner:
         stored = next(iter(self._unstored), self._units + 1) - 1
         for owned in list(self._paging):
             wanted = owned.queue.page_wanted(self._units, stored, anyway=owned in self._awaited)
+            evicted = Work(must=True)
+            owned.evict(evicted)
+            if not evicted.is_idle:
+                self.write(evicted)
             if wanted is not None:
                 self._page(owned, wanted)
-            elif not owned.queue.spilled:
+            elif not owned.queue.spilled or not (owned.queue.consumers or owned in self._awaited):
                 del self._paging[owned]
 
     def _page(self, owned: OwnedQueue, wanted: Page) -> None:

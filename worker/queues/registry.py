@@ -25,6 +25,8 @@ class Registry:
         self._names: dict[bytes, OwnedQueue] = {}
         self._numbers: dict[int, OwnedQueue] = {}
         self._free: list[int] = []
+        # The last counters of those: what is still on its way for the old queue must find nothing in the new one.
+        self._used: dict[int, int] = {}
         self._next_number = 1
         self._idle: dict[OwnedQueue, int] = {}
         self.configure(settings, policies)
@@ -57,6 +59,7 @@ class Registry:
             self._next_number = max(self._next_number, row.number + 1)
             if row.options == VOLATILE:
                 changes.append(DropQueue(row.number))
+                self._used[row.number] = row.reserved
                 continue
             taken.add(row.number)
             name = row.name.encode()
@@ -68,11 +71,14 @@ class Registry:
         self._free = [number for number in range(1, self._next_number) if number not in taken]
         return changes
 
-    def find(self, name: bytes, now: int, *, volatile: bool = False, feed: Feed | None = None) -> OwnedQueue | None:
-        """The queue of that name, made if need be; None if there are too many."""
+    def find(
+        self, name: bytes, now: int, *, volatile: bool = False, feed: Feed | None = None, must: bool = False
+    ) -> OwnedQueue | None:
+        """The queue of that name, made if need be; None if there are too many. With `must` only if there can be no more
+        at all: for what was let in before."""
         owned = self._names.get(name)
         if owned is None:
-            if len(self._names) >= self.limit:
+            if len(self._names) >= (MAX_QUEUES - 1 if must else self.limit):
                 return None
             if self._free:
                 number = heapq.heappop(self._free)
@@ -81,7 +87,8 @@ class Registry:
                 self._next_number += 1
             queue = self._new_queue(number, name)
             policy = self._policy(name, feed)
-            owned = OwnedQueue(name, queue, policy, first_counter(now), volatile=volatile, feed=feed)
+            counter = max(first_counter(now), self._used.pop(number, 0))
+            owned = OwnedQueue(name, queue, policy, counter, volatile=volatile, feed=feed)
             self._put(owned, now)
         return owned
 
@@ -115,6 +122,7 @@ class Registry:
         self._idle.pop(owned, None)
         del self._names[owned.name], self._numbers[owned.number]
         heapq.heappush(self._free, owned.number)
+        self._used[owned.number] = owned.counter
         return DropQueue(owned.number)
 
     def _policy(self, name: bytes, feed: Feed | None) -> QueuePolicy:

@@ -29,6 +29,9 @@ class Upkeep:
         self._store = store
         self._wake_at = wake_at
         self._resting: list[tuple[int, int, OwnedQueue]] = []
+        # The earliest entry of each queue; others of it are void.
+        self._rests: dict[OwnedQueue, int] = {}
+        self._entries = 0
         self._parked_due = 0
         self._reading = False
         self._unparking = 0
@@ -46,8 +49,12 @@ class Upkeep:
 
     def rest(self, owned: OwnedQueue, until: int) -> None:
         """Messages of `owned` rest until then."""
-        heapq.heappush(self._resting, (until, owned.number, owned))
-        self._wake_at(until)
+        known = self._rests.get(owned)
+        if known is None or until < known:
+            self._rests[owned] = until
+            self._entries += 1
+            heapq.heappush(self._resting, (until, self._entries, owned))
+            self._wake_at(until)
 
     def written(self, unit: Unit) -> None:
         """The store has `unit`, or refused it."""
@@ -67,8 +74,10 @@ class Upkeep:
 
     def wake(self, now: int) -> None:
         while self._resting and self._resting[0][0] <= now:
-            _, _, owned = heapq.heappop(self._resting)
-            self._owner.rest(owned)
+            until, _, owned = heapq.heappop(self._resting)
+            if self._rests.get(owned) == until:
+                del self._rests[owned]
+                self._owner.rest(owned)
         if self._parked_due and self._parked_due <= now:
             self._read_parked()
         if 0 < self._next_sweep <= now:

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from worker.queues.message import queue_number
-from worker.store.interface import Done, Park, PutQueue, Recovered, StoreError, Unit, Unpark
+from worker.store.interface import (
+    Done,
+    DropQueue,
+    Forget,
+    Mark,
+    Park,
+    PutKey,
+    PutQueue,
+    QueueRow,
+    Recovered,
+    SetCount,
+    StoreError,
+    Unit,
+    Unpark,
+)
 
 __all__ = ["MemoryStore"]
 
@@ -13,7 +27,8 @@ Row = tuple[int, bytes, int]
 
 
 class MemoryStore:
-    """Commits when `commit` is called, which is `soon` after each write if that is given."""
+    """Commits when `commit` is called, which is `soon` after each write if that is given. With `answers_wait`, what is
+    read is told when `answer` is called. `room` is how many bytes still fit, None for any number."""
 
     def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._soon = soon
@@ -22,43 +37,88 @@ class MemoryStore:
         self.park: dict[int, Park] = {}
         self.written: list[Unit] = []
         self._waiting: list[tuple[Unit, Done | None]] = []
+        self._answers: list[Callable[[], None]] = []
+        self.counts: dict[int, int] = {}
+        self.marks: dict[str, int] = {}
+        self.keys: list[PutKey] = []
         self.fault: StoreError | None = None
+        self.room: int | None = None
+        self.answers_wait = False
 
     def open(self) -> Recovered:
         return Recovered([], {}, [], [], {}, 1)
+
+    def recovered(self) -> Recovered:
+        """What the next life of its process finds, which has nothing to do with what this one still asks for."""
+        self._waiting.clear()
+        self._answers.clear()
+        rows = []
+        for each in self.queues.values():
+            sizes = [len(frame) for key, frame in self.rows.items() if queue_number(key) == each.number]
+            rows.append(
+                QueueRow(each.number, each.name, each.reserved, each.delivered, each.options, len(sizes), sum(sizes))
+            )
+        return Recovered(rows, dict(self.marks), [], list(self.keys), {}, max(self.park, default=0) + 1)
 
     def write(self, unit: Unit, done: Done | None = None) -> None:
         self._waiting.append((unit, done))
         if self._soon is not None:
             self._soon(self.commit)
 
-    def commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for unit, done in waiting:
-            if self.fault is not None and not unit.must:
-                if done is not None:
-                    done(self.fault)
-                continue
-            self.written.append(unit)
-            self.rows.update(unit.inserts)
-            for key in unit.deletes:
-                self.rows.pop(key, None)
-            for change in unit.changes:
-                if isinstance(change, PutQueue):
-                    self.queues[change.number] = change
-                elif isinstance(change, Park):
-                    self.park[change.id] = change
-                elif isinstance(change, Unpark):
-                    self.park.pop(change.id, None)
+    @property
+    def waits(self) -> bool:
+        """Whether there is something to commit."""
+        return bool(self._waiting)
+
+    def commit(self, units: int | None = None) -> None:
+        """Commit so many, all that there are by default, and tell of them afterwards."""
+        waiting, self._waiting = self._waiting[:units], [] if units is None else self._waiting[units:]
+        for done, error in [(done, self._store(unit)) for unit, done in waiting]:
             if done is not None:
-                done(None)
+                done(error)
+
+    def _store(self, unit: Unit) -> StoreError | None:
+        if not unit.must:
+            size = sum(len(frame) for _, frame in unit.inserts)
+            if self.fault is not None:
+                return self.fault
+            if self.room is not None and size > self.room:
+                return StoreError("no room", full=True)
+            if self.room is not None:
+                self.room -= size
+        self.written.append(unit)
+        self.rows.update(unit.inserts)
+        for key in unit.deletes:
+            self.rows.pop(key, None)
+        for change in unit.changes:
+            if isinstance(change, PutQueue):
+                self.queues[change.number] = change
+            elif isinstance(change, Park):
+                self.park[change.id] = change
+            elif isinstance(change, Unpark):
+                self.park.pop(change.id, None)
+            elif isinstance(change, SetCount):
+                self.counts[change.key] = change.count
+            elif isinstance(change, Mark):
+                self.marks[change.origin] = change.sequence
+            elif isinstance(change, Forget):
+                self.marks.pop(change.origin, None)
+            elif isinstance(change, PutKey):
+                self.keys.append(change)
+            elif isinstance(change, DropQueue):
+                self.queues.pop(change.number, None)
+                for key in [key for key in self.rows if queue_number(key) == change.number]:
+                    del self.rows[key]
+        return None
 
     def page(self, after: int, before: int, count: int, size: int, done: Callable[[list[Row]], None]) -> None:
-        found = [(key, frame, 0) for key, frame in sorted(self.rows.items()) if after < key < before][:count]
+        found = [
+            (key, frame, self.counts.get(key, 0)) for key, frame in sorted(self.rows.items()) if after < key < before
+        ][:count]
         self._answer(lambda: done(found))
 
     def fetch(self, keys: Sequence[int], done: Callable[[list[Row]], None]) -> None:
-        found = [(key, self.rows[key], 0) for key in sorted(keys) if key in self.rows]
+        found = [(key, self.rows[key], self.counts.get(key, 0)) for key in sorted(keys) if key in self.rows]
         self._answer(lambda: done(found))
 
     def expired(self, now: int, limit: int, done: Callable[[list[int]], None]) -> None:
@@ -69,10 +129,18 @@ class MemoryStore:
         self._answer(lambda: done(found))
 
     def _answer(self, answer: Callable[[], None]) -> None:
-        if self._soon is None:
+        if self.answers_wait:
+            self._answers.append(answer)
+        elif self._soon is None:
             answer()
         else:
             self._soon(answer)
+
+    def answer(self) -> None:
+        """Tell what was asked for up to now."""
+        answers, self._answers = self._answers, []
+        for answer in answers:
+            answer()
 
     def forget_keys(self, before: int) -> None: ...
 
