@@ -177,7 +177,8 @@ class TestPriority:
         producer = site.producer()
         for round in range(2):
             for priority in (5, 0, None, 9, 4, 3):
-                headers = [] if priority is None else [("priority", str(priority))]
+                # One that says something else, but not its priority, has that of all others.
+                headers = [("ttl", "0")] if priority is None else [("priority", str(priority))]
                 send(producer, queue, b"%d of %s" % (round, str(priority).encode()), headers)
         consumer = site.consumer()
         consumer.subscribe(queue)
