@@ -22,7 +22,7 @@ from worker.backlog import Backlog
 from worker.ingest import Assembly
 from worker.queues.browsing import Browser, wants_to_browse
 from worker.queues.headers import Nack, durable_name, parse_feed, parse_nack, queue_subscription
-from worker.queues.letters import Outcome
+from worker.queues.letters import ADD, Outcome
 from worker.queues.subscription import QueueSubscription
 from worker.router import Subscription
 
@@ -325,6 +325,9 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
 
     core.queues.commit(parts, done)
     core.queues.flush()
+    if core.flow.blocked:
+        names = {each[1] for operations in parts.values() for each in operations if each[0] == ADD}
+        core.flow.pause_for(connection, {*topics, *names, *map(core.queues.holding_up, names)})
 
 
 def _abort(core: Core, connection: Connection, frame: Frame) -> None:

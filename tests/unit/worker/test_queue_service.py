@@ -123,3 +123,24 @@ def test_two_messages_of_one_id(version: str, mode: str) -> None:
     worker.loop.settle()
     assert client.error is None
     assert not worker.store.rows
+
+
+def test_a_commit_to_a_queue_without_room_pauses_its_producer() -> None:
+    worker = Paired(destination=[{"pattern": "/queue/#", "max_messages": 2}])
+    worker.core.queues.expect([])
+    client = worker.login()
+    queue = worker.own("/queue/{}")
+    message = b"SEND\ndestination:%b\ntransaction:t\n\nbody\0" % queue
+    client.read(b"BEGIN\ntransaction:t\n\n\0" + message * 3 + b"COMMIT\ntransaction:t\n\n\0")
+    assert not client.transport.reading
+
+
+def test_commits_to_an_owner_that_is_away_pause_their_producer() -> None:
+    """What is kept for it is bounded, also when nobody asks for a receipt."""
+    worker = Paired(queue={"handoff_bytes": "64KiB"})
+    worker.core.queues.expect([])
+    client = worker.login()
+    queue = next(b"/queue/%d" % each for each in range(100) if worker.core.queues.owner_of(b"/queue/%d" % each) == 1)
+    message = b"SEND\ndestination:%b\ntransaction:t\n\n%b\0" % (queue, b"x" * 70_000)
+    client.read(b"BEGIN\ntransaction:t\n\n\0" + message + b"COMMIT\ntransaction:t\n\n\0")
+    assert not client.transport.reading
