@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 
 import pytest
 
-from tests.conftest import Connect, StartBroker
+from tests.conftest import SHARED_CONFIG, Connect, StartBroker
+from tests.harness.broker import Broker
 from tests.harness.wire import VERSIONS, Frame, Wire, connect_on
 
 _numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def shared_broker() -> Iterator[Broker]:
+    """One for this module alone: what is retained would come to everybody who subscribes to all topics."""
+    with Broker(workers=2, config=SHARED_CONFIG, log_level="debug") as broker:
+        yield broker
 
 
 def topic() -> str:
