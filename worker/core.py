@@ -97,6 +97,7 @@ class Core:
         self._began = loop.time()
         self._from_siblings: Gathered = {}
         self.on_idle: Callable[[], None] | None = None
+        self.on_broken: Callable[[], None] = lambda: None
         self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = float("inf")
@@ -341,12 +342,26 @@ class Core:
                 self.flow.unblock(destination, slot, local=False)
             case ["retained", int(part), list(news)]:
                 self.retained.on_letter(slot, part, news)
-            case [str(), *_] if self.queues.on_letter(slot, message):
+            case [str(), *_] if self._on_letter(slot, message):
                 pass
             case _:
                 self.log.error(
                     Event.INTERNAL_ERROR, what="unknown backplane message", sibling=slot, got=repr(message)[:200]
                 )
+
+    def _on_letter(self, slot: int, letter: list[Any]) -> bool:
+        try:
+            return self.queues.on_letter(slot, letter)
+        except Exception as error:  # noqa: BLE001 - whatever it was, it must not be passed over
+            # The next life gets it again, with all that is not confirmed.
+            self.log.error(
+                Event.INTERNAL_ERROR,
+                what="a letter could not be handled: this worker ends, so that nothing in it is lost",
+                sibling=slot,
+                stack="".join(traceback.format_exception(error)),
+            )
+            self.on_broken()
+            return True
 
     def on_blocked(self, destination: bytes) -> None:
         self.log.debug(Event.BACKPLANE_BLOCKED, destination=destination.decode(errors="replace"))

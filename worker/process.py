@@ -180,7 +180,7 @@ class WorkerProcess:
             wal_bytes=queue.wal_bytes,
             retry_interval=queue.retry_interval,
             # Whoever takes this worker's place finds everything that is stored.
-            on_broken=lambda: self._stop(ExitCode.FAILED),
+            on_broken=self._broken,
         )
         session = f"{start.slot}-{start.boot}.{start.incarnation:x}"
 
@@ -197,6 +197,7 @@ class WorkerProcess:
             make_backplane,
             make_queues,
         )
+        self._core.on_broken = self._broken
         try:
             self._core.queues.recover(store.open())
         except StoreError as error:
@@ -305,6 +306,9 @@ class WorkerProcess:
             connection.transport.abort()
         self._send(Drained())
         self._stop(ExitCode.OK)
+
+    def _broken(self) -> None:
+        self._stop(ExitCode.FAILED)
 
     def _stop(self, code: int) -> None:
         if not self._stopped.done():

@@ -1,7 +1,8 @@
 """An origin's end: what this worker hands off to the owners of queues, kept until they confirm it.
 
 A hand-off is numbered per owner. The owner's next life gets all that is unconfirmed again, in order, and drops by
-the number what the last one had stored.
+the number what the last one had stored. It remembers as many numbers as may be under way, each for itself: one that
+the disk had no room for may lie between two that are stored.
 """
 
 from __future__ import annotations
@@ -11,14 +12,29 @@ from typing import Any
 
 from worker.queues.letters import HAND_OFF, Confirmed, Operation, Outcome
 
-__all__ = ["Link"]
+__all__ = ["UNDER_WAY", "Link"]
+
+UNDER_WAY = 1024
+"""No hand-off is sent before the one so many places ahead of it is confirmed."""
 
 
 class Link:
     """To one owner on another worker. `full(link, True)` is called when more than `max_bytes` are unconfirmed, with
     False when that is over. Nothing is sent before `open`, and after `lost` until the next."""
 
-    __slots__ = ("_bytes", "_full", "_max_bytes", "_send", "_sequence", "_told", "_unconfirmed", "_up", "name", "slot")
+    __slots__ = (
+        "_bytes",
+        "_full",
+        "_max_bytes",
+        "_send",
+        "_sent",
+        "_sequence",
+        "_told",
+        "_unconfirmed",
+        "_up",
+        "name",
+        "slot",
+    )
 
     def __init__(
         self,
@@ -33,6 +49,7 @@ class Link:
         self._full = full
         self._max_bytes = max_bytes
         self._sequence = 0
+        self._sent = 0
         self._bytes = 0
         self._told = False
         self._up = False
@@ -50,7 +67,7 @@ class Link:
         self._unconfirmed[self._sequence] = (operations, transaction, done, size)
         self._bytes += size
         if self._up:
-            self._send(self.slot, [HAND_OFF, self._sequence, operations, transaction])
+            self._send_on()
         if self._bytes > self._max_bytes and not self._told:
             self._told = True
             self._full(self, True)
@@ -58,8 +75,16 @@ class Link:
     def open(self) -> None:
         """The owner is there: it gets what it has not confirmed."""
         self._up = True
-        for sequence, (operations, transaction, _, _) in self._unconfirmed.items():
-            self._send(self.slot, [HAND_OFF, sequence, operations, transaction])
+        self._sent = next(iter(self._unconfirmed), self._sequence + 1) - 1
+        self._send_on()
+
+    def _send_on(self) -> None:
+        last = min(self._sequence, next(iter(self._unconfirmed), self._sequence) + UNDER_WAY - 1)
+        while self._sent < last:
+            self._sent += 1
+            entry = self._unconfirmed.get(self._sent)
+            if entry is not None:
+                self._send(self.slot, [HAND_OFF, self._sent, entry[0], entry[1]])
 
     def lost(self) -> None:
         self._up = False
@@ -78,6 +103,8 @@ class Link:
             self._bytes -= entry[3]
             if entry[2] is not None:
                 entry[2](Outcome.unpack(packed))
+        if self._up and self._sent < self._sequence:
+            self._send_on()
         if self._told and self._bytes <= self._max_bytes // 2:
             self._told = False
             self._full(self, False)

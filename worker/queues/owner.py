@@ -32,6 +32,7 @@ from worker.queues.letters import (
     Operation,
     Outcome,
 )
+from worker.queues.links import UNDER_WAY
 from worker.queues.message import Message, queue_number
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
@@ -166,8 +167,10 @@ class Owner:
         done: Confirmed,
     ) -> None:
         """Apply a hand-off of worker `slot`; `sequence` is 0 from this worker itself, whose hand-offs die with it."""
-        source = origin if transaction is None else f"transaction {transaction}"
-        number = sequence if transaction is None else 1
+        if transaction is None:
+            source, number = f"{origin}#{sequence % UNDER_WAY}", sequence
+        else:
+            source, number = f"transaction {transaction}", 1
         known = number > 0 and self._marks.get(source, 0) >= number
         unit = Work(must=transaction is not None)
         retained: list[Operation] = []
@@ -272,7 +275,7 @@ class Owner:
 
     def forget_origins(self, slot: int, origin: str) -> None:
         """Worker `slot` is `origin` now; nothing comes from its earlier lives any more."""
-        old = [each for each in self._marks if each.startswith(f"{slot}-") and each != origin]
+        old = [each for each in self._marks if each.startswith(f"{slot}-") and not each.startswith(f"{origin}#")]
         if old:
             for each in old:
                 del self._marks[each]
@@ -552,9 +555,13 @@ def _unfit(owned: OwnedQueue, feed: Feed) -> Outcome | None:
         was = (
             ""
             if known is None
-            else f"to {known.pattern.decode()!r}, selector {known.selector!r}, shared:{known.shared}"
+            else f"to {known.pattern.decode()!r}, selector {known.selector!r}, "
+            f"durable:{_flag(known.durable)}, shared:{_flag(known.shared)}"
         )
-        detail = f"there is one {was}; end that by UNSUBSCRIBE with durable:true, or use another name"
+        ends = (
+            "UNSUBSCRIBE with durable:true ends it" if known is None or known.durable else "its last consumer ends it"
+        )
+        detail = f"there is one {was}; {ends}, or use another name"
         code = ErrorCode.SUBSCRIPTION_MISMATCH
         return Outcome((code.value, "a subscription of that name is another", detail))
     if owned.queue.consumers and not feed.shared:
@@ -562,3 +569,7 @@ def _unfit(owned: OwnedQueue, feed: Feed) -> Outcome | None:
         detail = "a durable subscription has one consumer at a time, unless each subscribes with shared:true"
         return Outcome((code.value, "the subscription has a consumer", detail))
     return None
+
+
+def _flag(value: bool) -> str:
+    return "true" if value else "false"

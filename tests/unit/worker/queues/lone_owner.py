@@ -53,7 +53,7 @@ class LoneOwner:
             EventLog("worker-0", stream=io.StringIO()),
         )
         if recovered is not None:
-            self.sequence = recovered.marks.get("1-boot.1", 0)
+            self.sequence = max(recovered.marks.values(), default=0)
             self.owner.recover(recovered)
         self.owner.start()
 

@@ -360,3 +360,20 @@ def test_dead_letters_of_another_owner_leave_with_what_counts_units() -> None:
     lone.settled()
     assert lone.stored() == []
     assert len(lone.sent_across) == 1
+
+
+def test_a_refusal_between_two_that_are_stored_is_no_receipt_in_the_next_life() -> None:
+    lone = LoneOwner()
+    large = lone.adding("/queue/q", "large", body=b"x" * 1000)
+    lone.store.room = 100
+    [refused] = lone.commit_of(lone.apply(large, sequence=5))
+    lone.commit_of(lone.apply(lone.adding("/queue/q", "small"), sequence=6))
+    assert refused.refused
+    # Nobody heard of the refusal: the origin hands off both again.
+    again = LoneOwner(lone.store, lone.store.recovered())
+    lone.store.room = None
+    outcomes = again.commit_of(again.apply(large, sequence=5)) + again.commit_of(
+        again.apply(again.adding("/queue/q", "small"), sequence=6)
+    )
+    assert [each.refused for each in outcomes] == [None, None]
+    assert sorted(again.stored()) == ["large", "small"]
