@@ -21,7 +21,7 @@ from worker.acceptance import refuse
 from worker.backlog import Backlog
 from worker.ingest import Assembly
 from worker.queues.browsing import Browser, wants_to_browse
-from worker.queues.headers import Nack, durable_name, parse_feed, parse_nack, queue_subscription
+from worker.queues.headers import Nack, durable_name, ends_durable, parse_feed, parse_nack, queue_subscription
 from worker.queues.letters import ADD, Outcome
 from worker.queues.subscription import QueueSubscription
 from worker.router import Subscription
@@ -166,8 +166,8 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
             key = next((other for other, each in connection.subscriptions.items() if each.name == address), key)
     else:
         key = _required(frame, "id")
+    ending = ends_durable(frame)
     subscription = connection.subscriptions.pop(key, None)
-    ending = frame.get("durable") == "true"
     if subscription is None and ending:
         # It may have been left alone long ago.
         name = durable_name(connection, frame)

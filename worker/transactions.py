@@ -79,9 +79,7 @@ class Transactions:
         self._grow(transaction, len(route.tail) + len(body))
         transaction.sends.append((route, body))
 
-    def add_settlement(
-        self, name: str, subscription: Subscription, settled: Settled, nack: Nack | None = None
-    ) -> None:
+    def add_settlement(self, name: str, subscription: Subscription, settled: Settled, nack: Nack | None = None) -> None:
         """Raises as `add_send` does; what is settled then stays so, for the connection is closed."""
         transaction = self._get(name)
         self._grow(transaction, sum(len(message_id) for _, message_id in settled))

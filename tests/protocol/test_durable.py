@@ -147,3 +147,15 @@ def test_survives_a_restart(start_broker: StartBroker, tmp_path: Path, workers: 
             *(topic.encode() for topic in topics),
             b"last",
         ]
+
+
+@ALL
+def test_no_end_by_a_word_that_is_not_understood(connect: Connect, version: str, name: str) -> None:
+    wire, topic = connect(version), f"/topic/{name}"
+    durable(wire, name, topic)
+    wire.frame("UNSUBSCRIBE", [("id", "0"), ("durable", "True"), ("durable-name", name), ("receipt", "r")])
+    wire.expect_error("bad-value", frame="UNSUBSCRIBE", receipt_id="r")
+    send(connect(), topic, b"kept")
+    again = connect(version)
+    assert bodies(durable(again, name, topic, count=1)) == [b"kept"]
+    end(again, name)

@@ -219,6 +219,15 @@ def test_unacknowledged_messages(session: Wire, mode: str) -> None:
 
 
 @ALL
+def test_a_queue_gives_no_more_than_may_be_unacknowledged(session: Wire, version: str) -> None:
+    session.subscribe(f"/queue/{version}", ack="client")
+    for number in range(8):
+        session.publish(f"/queue/{version}", b"%d" % number)
+    assert [each.body for each in session.read_many(5)] == [b"0", b"1", b"2", b"3", b"4"]
+    session.quiet()
+
+
+@ALL
 def test_unacknowledged_messages_do_not_count_in_auto_mode(session: Wire) -> None:
     session.subscribe("/topic/l")
     session.send(encode("SEND", [TOPIC]) * 20)

@@ -40,6 +40,7 @@ class TestReject:
         producer.publish(queue, BODY, [("receipt", "one-more")])
         error = producer.expect_error("queue-full", frame="SEND", receipt_id="one-more")
         assert limit in error.body
+        assert b"holds 3 messages" in error.body
         consumer = site.consumer()
         consumer.subscribe(queue, ack="client-individual")
         messages = consumer.read_many(3)

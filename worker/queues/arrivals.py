@@ -162,9 +162,10 @@ class Arrivals:
         return len(items)
 
     def _full(self, owned: OwnedQueue, place: int) -> Outcome:
-        policy, queue = owned.policy, owned.queue
+        policy = owned.policy
+        messages, size = owned.load
         detail = (
-            f"{owned.name.decode()!r} holds {queue.messages} messages of {queue.bytes} bytes; the limits are "
+            f"{owned.name.decode()!r} holds {messages} messages of {size} bytes; the limits are "
             f"{policy.max_messages or 'no'} messages (destination.max_messages) and {policy.max_bytes or 'no'} bytes "
             "(destination.max_bytes); send again when consumers have made room"
         )

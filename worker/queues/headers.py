@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.core import Core
 
-__all__ = ["Nack", "durable_name", "parse_feed", "parse_nack", "queue_subscription"]
+__all__ = ["Nack", "durable_name", "ends_durable", "parse_feed", "parse_nack", "queue_subscription"]
 
 _NAME_BYTES = 256
 _LONGEST = 365 * 24 * 3600 * 1000
@@ -57,6 +57,12 @@ def parse_feed(connection: Connection, frame: Frame, topics: bytes) -> Feed | No
         _check_name("shared-name", name)
         queue = SHARED + topics + b"/" + name.encode()
     return Feed(queue, topics, frame.get("selector") or "", shared, durable)
+
+
+def ends_durable(frame: Frame) -> bool:
+    """Whether an UNSUBSCRIBE is to end the durable subscription, and not only to leave it. Raises StompError
+    `bad-value`."""
+    return _flag(frame, "durable", default=False)
 
 
 def durable_name(connection: Connection, frame: Frame) -> bytes:
@@ -102,7 +108,7 @@ def queue_subscription(
     `bad-value`."""
     queue = destination if feed is None else feed.queue
     most = core.settings.unacknowledged
-    prefetch = core.settings.queue_policies.find(destination).prefetch
+    prefetch = min(core.settings.queue_policies.find(destination).prefetch, most)
     for name in ("prefetch-count", "activemq.prefetchSize"):
         value = frame.get(name)
         if value is not None:

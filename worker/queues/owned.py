@@ -99,13 +99,21 @@ class OwnedQueue:
         return name if self.feed is None else f"/queue/{name.split('/', 2)[2]}"
 
     @property
+    def load(self) -> tuple[int, int]:
+        """Messages, and their bytes, that it holds or will as soon as they are stored."""
+        pending = self.pending.values()
+        return (
+            self.queue.messages + sum([count for count, _ in pending]),
+            self.queue.bytes + sum([size for _, size in pending]),
+        )
+
+    @property
     def room(self) -> int:
         """Messages that fit, by the policy's limits; very many without any."""
         policy = self.policy
-        room = 1 << 62
-        if policy.max_messages:
-            room = policy.max_messages - self.queue.messages - sum([count for count, _ in self.pending.values()])
-        if policy.max_bytes and self.queue.bytes + sum([size for _, size in self.pending.values()]) >= policy.max_bytes:
+        messages, size = self.load
+        room = policy.max_messages - messages if policy.max_messages else 1 << 62
+        if policy.max_bytes and size >= policy.max_bytes:
             room = 0
         return max(room, 0)
 
