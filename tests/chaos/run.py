@@ -35,9 +35,17 @@ def rounds(usual: int) -> int:
     return ROUNDS or usual
 
 
-def run(mortal: Mortal, queues: list[str], make_actors: MakeActors, *, count: int, seed: int = SEED) -> Counter[str]:
-    """`count` kills under the load of those actors; what was counted. AssertionError with the lives of the messages
-    that went wrong."""
+def run(
+    mortal: Mortal,
+    queues: list[str],
+    make_actors: MakeActors,
+    *,
+    count: int,
+    seed: int = SEED,
+    certain: Sequence[str] = (),
+) -> Counter[str]:
+    """`count` kills under the load of those actors, among them those `certain` KINDS; what was counted. AssertionError
+    with the lives of the messages that went wrong."""
     counts: Counter[str] = Counter()
     killer = random.Random(seed)
     left = count
@@ -46,7 +54,11 @@ def run(mortal: Mortal, queues: list[str], make_actors: MakeActors, *, count: in
             return counts
         world = World(mortal.address, queues, seed=seed + epoch)
         world.connections = epoch * 1_000_000
-        verdict = asyncio.run(_epoch(mortal, world, make_actors(world), killer, min(left, _EPOCH)))
+        kinds = killer.choices(list(KINDS), list(KINDS.values()), k=min(left, _EPOCH))
+        if epoch == 0:
+            kinds[: len(certain)] = certain
+            killer.shuffle(kinds)
+        verdict = asyncio.run(_epoch(mortal, world, make_actors(world), killer, kinds))
         left -= _EPOCH
         if verdict.faults:
             raise AssertionError(f"seed {seed}, epoch {epoch}: {verdict.explain(world.history)}")
@@ -54,12 +66,14 @@ def run(mortal: Mortal, queues: list[str], make_actors: MakeActors, *, count: in
     return counts
 
 
-async def _epoch(mortal: Mortal, world: World, actors: Sequence[Actor], killer: random.Random, kills: int) -> Verdict:
+async def _epoch(
+    mortal: Mortal, world: World, actors: Sequence[Actor], killer: random.Random, kinds: Sequence[str]
+) -> Verdict:
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(actor.run()) for actor in actors]
-        for _ in range(kills):
+        for kind in kinds:
             await asyncio.sleep(killer.uniform(0.02, 0.25))
-            await kill_something(mortal, world, killer)
+            await kill_something(mortal, world, killer, kind)
         await asyncio.sleep(0.1)
         world.is_over = True
         await asyncio.wait(tasks)
@@ -72,8 +86,8 @@ async def _epoch(mortal: Mortal, world: World, actors: Sequence[Actor], killer: 
 # --- killing
 
 
-async def kill_something(mortal: Mortal, world: World, pick: random.Random) -> None:
-    kind = pick.choices(list(KINDS), list(KINDS.values()))[0]
+async def kill_something(mortal: Mortal, world: World, pick: random.Random, kind: str) -> None:
+    """One of the KINDS, in a slot of random choice, and wait until all is well again."""
     slot = pick.randrange(mortal.workers)
     world.note(Killed(f"{kind}, {slot}"))
     match kind:
