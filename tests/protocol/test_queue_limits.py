@@ -59,6 +59,7 @@ class TestReject:
         for _ in range(4):
             producer.publish(queue, b"x")
         error = producer.expect_error("queue-full", frame="SEND")
+        assert b"holds 3 messages" in error.body
         assert "receipt-id" not in error
 
     def test_of_one_write_as_many_are_taken_as_fit(self, site: Site) -> None:

@@ -48,16 +48,17 @@ class Arrivals:
         outcome = DONE
         policy = owned.policy
         bounded = policy.max_messages or policy.max_bytes
+        refused_at = None
         if bounded and policy.when_full == "reject" and limited:
             # First of all: what is refused must leave nothing behind.
             place = self._first_without_room(owned, items, traits, now)
             if place < len(items):
                 items = items[:place]
-                outcome = self._full(owned, place)
+                refused_at = place
         if traits is not None:
             items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, now)
             if duplicates:
-                outcome = Outcome(outcome.refused, outcome.place, duplicates)
+                outcome = Outcome(duplicates=duplicates)
             items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
         row = owned.reserve(len(items))
         if row is not None:
@@ -72,6 +73,8 @@ class Arrivals:
         else:
             owned.add(unit, prefix, items, traits, now)
         self._owner.touch(owned)
+        if refused_at is not None:
+            return Outcome(self._full(owned, refused_at).refused, refused_at, outcome.duplicates)
         return outcome
 
     def check_room(self, operations: list[Operation]) -> Outcome:
