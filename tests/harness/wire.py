@@ -116,6 +116,7 @@ class Wire:
         self.connected: Frame | None = None
         self.beats: list[float] = []
         """When each end-of-line between frames was read (monotonic)."""
+        self._early: list[Frame] = []
         self._buffer = bytearray()
         self._eof = False
         self._receipts = 0
@@ -186,7 +187,11 @@ class Wire:
 
     def read(self, timeout: float = TIMEOUT) -> Frame:
         """The next frame; `WireFault` if the broker closes first, `TimeoutError` if nothing comes."""
-        deadline = time.monotonic() + timeout
+        if self._early:
+            return self._early.pop(0)
+        return self._read(time.monotonic() + timeout)
+
+    def _read(self, deadline: float) -> Frame:
         while True:
             frame = self._parse()
             if frame is not None:
@@ -210,7 +215,7 @@ class Wire:
     def read_rest(self, timeout: float = TIMEOUT) -> list[Frame]:
         """All frames up to the broker's end-of-file; `WireFault` if they end within one."""
         deadline = time.monotonic() + timeout
-        frames: list[Frame] = []
+        frames, self._early = self._early, []
         while True:
             while (frame := self._parse()) is not None:
                 frames.append(frame)
@@ -257,7 +262,7 @@ class Wire:
 
     def readable(self) -> bool:
         """Whether bytes, or an end of file, wait to be read."""
-        return bool(select.select([self.socket], [], [], 0)[0])
+        return bool(self._early or select.select([self.socket], [], [], 0)[0])
 
     def _fill(self, deadline: float) -> bool:
         if self._eof:
@@ -343,10 +348,18 @@ class Wire:
     def subscribe(
         self, destination: str, *, id: str | None = "0", ack: str | None = None, headers: Headers = ()
     ) -> None:
-        """SUBSCRIBE and wait for its RECEIPT; `id=None` leaves the header out (1.0 only)."""
+        """SUBSCRIBE and wait for its RECEIPT; `id=None` leaves the header out (1.0 only).
+
+        What is in a queue may come before the RECEIPT does, and is kept for `read`."""
         wanted = [("destination", destination), *([] if id is None else [("id", id)])]
         wanted += [] if ack is None else [("ack", ack)]
-        self.request("SUBSCRIBE", [*wanted, *headers])
+        receipt = self.next_receipt()
+        self.frame("SUBSCRIBE", [*wanted, *headers, ("receipt", receipt)])
+        deadline = time.monotonic() + TIMEOUT
+        while (frame := self._read(deadline)).command == "MESSAGE" and frame.get("subscription") == id:
+            self._early.append(frame)
+        if frame.command != "RECEIPT" or frame["receipt-id"] != receipt:
+            raise WireFault(f"RECEIPT {receipt!r} expected, got {frame}")
 
     def publish(self, destination: str, body: bytes = b"", headers: Headers = ()) -> None:
         """SEND with a `content-length`, without a receipt."""

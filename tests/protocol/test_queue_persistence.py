@@ -19,14 +19,16 @@ CONFIG = {"destination": POLICIES}
 
 
 def everything(wire: Wire, queue: str) -> list[bytes]:
-    """All that is in the queue, up to a last message of our own."""
+    """All that is in the queue, taken out for good, up to a last message of our own."""
     send(wire, queue, b"end", [("priority", "0")])
-    wire.subscribe(queue, id=queue)
-    found: list[bytes] = []
-    while (message := wire.read()).body != b"end":
-        found.append(message.body)
+    # Acknowledged with a receipt: what a client of ack:auto had read may come back after a kill.
+    wire.subscribe(queue, id=queue, ack="client")
+    found = [wire.read()]
+    while found[-1].body != b"end":
+        found.append(wire.read())
+    wire.acknowledge(found[-1])
     wire.request("UNSUBSCRIBE", [("id", queue)])
-    return found
+    return bodies(found[:-1])
 
 
 @HOW
