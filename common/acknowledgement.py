@@ -87,6 +87,18 @@ class Unacknowledged:
             settled.append((places.pop(oldest), oldest))
         return settled
 
+    def settle_each(self, message_ids: list[bytes]) -> list[bytes]:
+        """`settle` for one after the other, up to the first that is not pending; returns the ids that were settled."""
+        if self._order is not None:
+            return [id for each in message_ids for _, id in self.settle(each)]
+        pop = self._places.pop
+        settled = []
+        for message_id in message_ids:
+            if pop(message_id, None) is None:
+                break
+            settled.append(message_id)
+        return settled
+
     def restore(self, settled: Settled) -> None:
         """Put settled ids back where they were in the order, whatever was settled or delivered since."""
         places = self._places

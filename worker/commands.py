@@ -231,29 +231,30 @@ def _settle(core: Core, connection: Connection, frame: Frame, nack: Nack | None 
 
 def acknowledge(core: Core, connection: Connection, values: list[bytes]) -> int:
     """ACKs of 1.2 by their `ack` values; returns how many are settled, short of the first that takes a closer look."""
-    tracked = connection.tracked
-    number = b""
-    subscription: Subscription | None = None
-    settled: list[bytes] = []
-    for count, value in enumerate(values):
-        first, _, message_id = value.partition(b"-")
-        if first != number:
-            _settle_all(core, subscription, settled)
-            settled = []
-            number = first
-            subscription = tracked.get(int(first)) if first.isdigit() and len(first) < 18 else None
-        unacknowledged = None if subscription is None else subscription.unacknowledged
-        if unacknowledged is None or message_id not in unacknowledged:
-            _settle_all(core, subscription, settled)
-            return count
-        settled += [id for _, id in unacknowledged.settle(message_id)]
-    _settle_all(core, subscription, settled)
-    return len(values)
-
-
-def _settle_all(core: Core, subscription: Subscription | None, ids: list[bytes]) -> None:
-    if ids and isinstance(subscription, QueueSubscription):
-        core.queues.settle(subscription, ids, None)
+    done = 0
+    while done < len(values):
+        number = values[done].partition(b"-")[0]
+        subscription = connection.tracked.get(int(number)) if number.isdigit() and len(number) < 18 else None
+        if subscription is None or subscription.unacknowledged is None:
+            return done
+        start = number + b"-"
+        ids: list[bytes] = []
+        for value in islice(values, done, None):
+            if not value.startswith(start):
+                break
+            ids.append(value[len(start) :])
+        cumulative = subscription.unacknowledged.mode is AckMode.CLIENT
+        if cumulative:
+            # Each takes those before it along, and must itself be pending when its turn comes.
+            ids = ids[:1]
+        settled = subscription.unacknowledged.settle_each(ids)
+        if settled and isinstance(subscription, QueueSubscription):
+            core.queues.settle(subscription, settled, None)
+        count = min(len(settled), 1) if cumulative else len(settled)
+        done += count
+        if count < len(ids):
+            return done
+    return done
 
 
 def _delivery(connection: Connection, frame: Frame) -> tuple[Subscription | None, bytes]:

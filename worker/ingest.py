@@ -7,6 +7,7 @@ message-id is encoded once, and the messages of a read to one destination leave 
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from common.codec import (
@@ -33,9 +34,8 @@ __all__ = ["Assembly", "Handlers", "Ingest", "MessageIds", "Sent"]
 
 _SEQUENCE = [b"%d" % number for number in range(4096)]
 _NO_ROUTES: dict[bytes, Route] = {}
-_ACK_BYTES = 256
-_ACK_PLAIN = bytes(octet for octet in range(33, 127) if octet not in b":\\")
-"""What the broker's own ids are made of, and nothing that is read in another way than it is written."""
+_PLAIN_ACK = re.compile(rb"ACK\nid:([!-9;-\[\]-~]{1,255})\n\n\0")
+"""A whole ACK with the header `id` and no other, whose value is read as it is written."""
 _NO_ROUTE = Route(b"", 0, b"")
 
 
@@ -229,6 +229,17 @@ class Ingest:
                 if byte == 10 or byte == 13:
                     pos += 1
                     continue
+                if byte == 65 and connection.version is Version.V1_2:
+                    # 'A': most probably an ACK, and one of many in a row.
+                    match = _PLAIN_ACK.match(data, pos)
+                    if match is not None:
+                        if assembly.batches or receipts:
+                            self._flush(connection, assembly, receipts)
+                        self._acks.append(match[1])
+                        self._acks_at.append(pos)
+                        pos = match.end()
+                        head = None
+                        continue
                 body_at = find(b"\n\n", pos) + 2
                 if body_at == 1 or connection.crlf:
                     match = HEAD_END.search(data, pos)
@@ -238,14 +249,6 @@ class Ingest:
                         return
                     body_at = match.end()
                 key = data[pos:body_at]
-                if key.startswith(b"ACK\nid:") and _is_plain_ack(connection, data, key, body_at):
-                    if assembly.batches or receipts:
-                        self._flush(connection, assembly, receipts)
-                    self._acks.append(key[7:-2])
-                    self._acks_at.append(pos)
-                    pos = body_at + 1
-                    head = None
-                    continue
                 if self._acks:
                     self._acknowledge(connection)
                 remembered = known.get(key)
@@ -392,17 +395,6 @@ class Ingest:
 def _block(head: bytes) -> bytes:
     """`head` without the EOL of its last header line and the blank line; not more, or a CR too many would vanish."""
     return head[:-3] if head.endswith(b"\n\r\n") else head[:-2]
-
-
-def _is_plain_ack(connection: Connection, data: bytes, key: bytes, body_at: int) -> bool:
-    """Whether this is a whole ACK with a header `id` and no other, which needs no reading."""
-    value = key[7:-2]
-    return (
-        connection.version is Version.V1_2
-        and data[body_at : body_at + 1] == b"\0"
-        and len(value) < _ACK_BYTES
-        and not value.translate(None, _ACK_PLAIN)
-    )
 
 
 def _check_command(command: str, *, logged_in: bool) -> None:

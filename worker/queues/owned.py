@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgpack
 
 from worker.queues.feeds import Feed
-from worker.queues.lane import total_size
+from worker.queues.lane import key_of, total_size
 from worker.queues.message import COUNTER_BITS, Message, first_key
 from worker.queues.policy import QueuePolicy
 from worker.queues.queue import Queue
@@ -138,8 +138,9 @@ class OwnedQueue:
         if not messages:
             return
         stored = messages if persistent and traits is None else [each for each in messages if each.persistent]
+        size = len(items) * len(prefix) + sum(map(len, items)) if traits is None else total_size(messages)
         if stored or self.pending:
-            self.pending[self.counter + 1] = len(messages), total_size(messages)
+            self.pending[self.counter + 1] = len(messages), size
             unit.arrivals.append((self, messages))
         else:
             # What stays on disk only is not to be delivered before it is there, and is paged in then.
@@ -237,8 +238,7 @@ class OwnedQueue:
 
     def remove(self, unit: Work, messages: list[Message]) -> None:
         """Tell the store that `messages` are gone."""
-        keys = [message.key for message in messages if message.persistent]
-        if keys:
-            unit.deletes += keys
-            size = total_size([message for message in messages if message.persistent])
-            unit.depths.append((self.number, -len(keys), -size))
+        stored = [message for message in messages if message.persistent]
+        if stored:
+            unit.deletes += map(key_of, stored)
+            unit.depths.append((self.number, -len(stored), -total_size(stored)))
