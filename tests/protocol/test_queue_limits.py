@@ -75,6 +75,22 @@ class TestReject:
         assert bodies(consumer.read_many(3)) == [b"0", b"1", b"2"]
         consumer.quiet()
 
+    def test_a_transaction_that_does_not_fit_is_refused_as_a_whole(self, site: Site) -> None:
+        few, other = site.queue("few"), site.queue()
+        site.fill(few, b"there")
+        producer = site.producer()
+        producer.request("BEGIN", [("transaction", "t")])
+        producer.publish(other, b"x", [("transaction", "t")])
+        for _ in range(3):
+            producer.publish(few, b"x", [("transaction", "t")])
+        producer.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
+        producer.expect_error("queue-full", frame="COMMIT", receipt_id="commit")
+        consumer = site.consumer()
+        consumer.subscribe(few)
+        assert consumer.read().body == b"there"
+        consumer.subscribe(other, id="other")
+        site.silent(consumer)
+
 
 def fill_until_paused(site: Site, producer: Wire, queue: str) -> int:
     """Send bodies that are numbers, with as many receipts, to a queue that holds three, until the broker reads no more
@@ -116,6 +132,18 @@ class TestBlock:
         for number in range(taken, sent):
             producer.expect("RECEIPT", receipt_id=str(number))
             assert consumer.read().body == b"%d" % number
+
+    def test_commits_wait_as_well(self, site: Site) -> None:
+        queue = site.queue("full")
+        producer, witness = site.producer(), site.producer()
+        for number in range(50):
+            producer.frame("BEGIN", [("transaction", "t")])
+            producer.publish(queue, b"%d" % number, [("transaction", "t")])
+            producer.frame("COMMIT", [("transaction", "t")])
+            send(witness, site.queue())
+            if site.broker.events("publisher.paused", session=producer.session):
+                return
+        raise AssertionError("50 transactions were taken by a queue that holds 3")
 
     def test_a_producer_that_leaves_meanwhile(self, site: Site) -> None:
         queue = site.queue("full")
