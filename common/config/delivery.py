@@ -148,7 +148,7 @@ class Queue(Section):
     """What queues take of each worker. Rules for single queues are in `[[destination]]`."""
 
     window_messages: Annotated[int, Count(16, 1_000_000, "messages"), HOT] = Field(
-        default=4096,
+        default=16384,
         description="Messages of one queue that are in memory, those at its head; the others are on disk until it is"
         " their turn. Enough for the next reads from disk to come before the consumers have to wait.",
     )
