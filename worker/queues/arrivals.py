@@ -10,6 +10,7 @@ from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
 from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
 from worker.queues.owned import OwnedQueue
+from worker.queues.policy import QueuePolicy
 from worker.queues.work import Work
 from worker.store.interface import Park, PutKey, Unpark
 from worker.traits import Traits, traits_of
@@ -89,8 +90,10 @@ class Arrivals:
         for name, count in wanted.items():
             owned = self._registry.get(name)
             if owned is None:
-                continue
-            if owned.policy.when_full == "reject" and owned.room < count:
+                policy = self._registry.policy(name)
+                if policy.when_full == "reject" and 0 < policy.max_messages < count:
+                    return self._refusal(name, policy, (0, 0), 0)
+            elif owned.policy.when_full == "reject" and owned.room < count:
                 return self._full(owned, 0)
         return DONE
 
@@ -165,10 +168,13 @@ class Arrivals:
         return len(items)
 
     def _full(self, owned: OwnedQueue, place: int) -> Outcome:
-        policy = owned.policy
-        messages, size = owned.load
+        return self._refusal(owned.name, owned.policy, owned.load, place)
+
+    @staticmethod
+    def _refusal(name: bytes, policy: QueuePolicy, load: tuple[int, int], place: int) -> Outcome:
+        messages, size = load
         detail = (
-            f"{owned.name.decode()!r} holds {messages} messages of {size} bytes; the limits are "
+            f"{name.decode()!r} holds {messages} messages of {size} bytes; the limits are "
             f"{policy.max_messages or 'no'} messages (destination.max_messages) and {policy.max_bytes or 'no'} bytes "
             "(destination.max_bytes); send again when consumers have made room"
         )

@@ -37,7 +37,7 @@ class Registry:
         for owned in self._names.values():
             owned.queue.window_messages = settings.window_messages
             owned.queue.window_bytes = settings.window_bytes
-            owned.configure(self._policy(owned.name, owned.feed))
+            owned.configure(self.policy(owned.name, owned.feed))
 
     def __len__(self) -> int:
         return len(self._names)
@@ -66,7 +66,7 @@ class Registry:
             queue = self._new_queue(row.number, name, row.messages, row.bytes)
             counter = max(row.reserved, first_counter(now))
             feed = recall(row.options)
-            policy = self._policy(name, feed)
+            policy = self.policy(name, feed)
             self._put(OwnedQueue(name, queue, policy, counter, recovered=row.delivered, feed=feed), now)
         self._free = [number for number in range(1, self._next_number) if number not in taken]
         return changes
@@ -86,7 +86,7 @@ class Registry:
                 number = self._next_number
                 self._next_number += 1
             queue = self._new_queue(number, name)
-            policy = self._policy(name, feed)
+            policy = self.policy(name, feed)
             counter = max(first_counter(now), self._used.pop(number, 0))
             owned = OwnedQueue(name, queue, policy, counter, volatile=volatile, feed=feed)
             self._put(owned, now)
@@ -125,7 +125,8 @@ class Registry:
         self._used[owned.number] = owned.counter
         return DropQueue(owned.number)
 
-    def _policy(self, name: bytes, feed: Feed | None) -> QueuePolicy:
+    def policy(self, name: bytes, feed: Feed | None = None) -> QueuePolicy:
+        """What goes for that queue, whether or not it exists."""
         return self._policies.find(name if feed is None else feed.pattern)
 
     def _put(self, owned: OwnedQueue, now: int) -> None:

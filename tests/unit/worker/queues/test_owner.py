@@ -377,3 +377,11 @@ def test_a_refusal_between_two_that_are_stored_is_no_receipt_in_the_next_life() 
     )
     assert [each.refused for each in outcomes] == [None, None]
     assert sorted(again.stored()) == ["large", "small"]
+
+
+def test_a_transaction_does_not_fit_into_a_queue_that_is_yet_to_be() -> None:
+    lone = LoneOwner(destination=[{"pattern": "#", "max_messages": 3, "when_full": "reject"}])
+    first, second = lone.adding("/queue/q", "a", "b"), lone.adding("/queue/q", "c", "d")
+    [outcome] = lone.commit_of(lone.apply(first, second))
+    assert outcome.refused is not None and outcome.refused[0] == "queue-full"
+    assert lone.stored() == []
