@@ -85,9 +85,9 @@ class Destination(Section):
     )
     max_messages: Annotated[int, Count(0, 1_000_000_000, "messages"), HOT] = Field(
         default=0,
-        description="Messages in one queue, those included that consumers have not acknowledged. At this many the"
-        " queue is full and `when_full` says what happens; 0 is no limit, since memory is bounded by"
-        " `queue.window_bytes` and the disk by `store.quota_bytes`.",
+        description="Messages in one queue, those included that consumers have not acknowledged, but not those that are"
+        " delayed. At this many the queue is full and `when_full` says what happens; 0 is no limit, since memory is"
+        " bounded by `queue.window_bytes` and the disk by `store.quota_bytes`.",
     )
     max_bytes: Annotated[int, Size(0, 1024 * GIB), HOT] = Field(
         default=0,
@@ -97,9 +97,10 @@ class Destination(Section):
     when_full: Annotated[WhenFull, Choice(get_args(WhenFull)), HOT] = Field(
         default="block",
         description="What happens to messages for a queue that has reached `max_messages` or `max_bytes`. `block`"
-        " pauses their senders until there is room, because losing messages is a decision; `reject` answers with an"
-        " ERROR, for senders that have something better to do than to wait; `drop-head` makes room by taking out the"
-        " oldest, which becomes a dead letter, for data that is soon outdated.",
+        " pauses their senders until there is room, because losing messages is a decision; what they had sent by then"
+        " comes in on top, and their connections are not read, so that ACKs wait, too: consume on another one. `reject`"
+        " answers with an ERROR, for senders that have something better to do than to wait; `drop-head` makes room by"
+        " taking out the first that no consumer has, which becomes a dead letter, for data that is soon outdated.",
     )
     prefetch: Annotated[int, Count(1, 65_535, "messages"), HOT] = Field(
         default=100,
@@ -159,8 +160,8 @@ class Queue(Section):
     )
     max_queues: Annotated[int, Count(1, 500_000, "queues"), HOT] = Field(
         default=100_000,
-        description="Queues of one worker, durable subscriptions included. Anybody who may send can make queues, and"
-        " each costs memory even while it is empty. Beyond, what would make one more gets an ERROR.",
+        description="Queues of one worker, durable subscriptions and temporary queues included. Anybody who may send can"
+        " make queues, and each costs memory even while it is empty. Beyond, what would make one more gets an ERROR.",
     )
     idle_timeout: Annotated[float, Duration(1, 86_400), HOT] = Field(
         default=60.0,
