@@ -160,8 +160,9 @@ class Queue(Section):
     )
     max_queues: Annotated[int, Count(1, 500_000, "queues"), HOT] = Field(
         default=100_000,
-        description="Queues of one worker, durable subscriptions and temporary queues included. Anybody who may send can"
-        " make queues, and each costs memory even while it is empty. Beyond, what would make one more gets an ERROR.",
+        description="Queues of one worker, durable subscriptions and temporary queues included. Anybody who may send"
+        " can make queues, and each costs memory even while it is empty. Beyond, what would make one more gets an"
+        " ERROR.",
     )
     idle_timeout: Annotated[float, Duration(1, 86_400), HOT] = Field(
         default=60.0,
