@@ -121,7 +121,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
     if selector is not None:
         connection.selector_cost += selector.cost
     if isinstance(subscription, QueueSubscription):
-        core.queues.subscribe(subscription, receipt)
+        core.queues.clients.subscribe(subscription, receipt)
         return
     if isinstance(subscription, Browser):
         _receipt(connection, frame)
@@ -171,7 +171,7 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
     if subscription is None and ending:
         # It may have been left alone long ago.
         name = durable_name(connection, frame)
-        core.queues.end(name, connection.hold_receipt(frame.get("receipt")))
+        core.queues.clients.end(name, connection.hold_receipt(frame.get("receipt")))
         return
     if subscription is None:
         raise StompError(
@@ -186,10 +186,10 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
     receipt = frame.get("receipt")
     if isinstance(subscription, QueueSubscription):
         if ending and subscription.feed is not None:
-            core.queues.unsubscribe(subscription, None)
-            core.queues.end(subscription.name, connection.hold_receipt(receipt))
+            core.queues.clients.unsubscribe(subscription, None)
+            core.queues.clients.end(subscription.name, connection.hold_receipt(receipt))
             return
-        core.queues.unsubscribe(subscription, connection.hold_receipt(receipt))
+        core.queues.clients.unsubscribe(subscription, connection.hold_receipt(receipt))
         return
     core.queues.browsing.stop(subscription)
     last = core.router.unsubscribe(subscription)
@@ -222,9 +222,9 @@ def _settle(core: Core, connection: Connection, frame: Frame, nack: Nack | None 
         ticket = None if receipt is None else connection.hold_receipt(receipt)
         ids = [id for _, id in settled]
         if nack is None:
-            core.queues.settle(subscription, ids, ticket)
+            core.queues.clients.settle(subscription, ids, ticket)
         else:
-            core.queues.nack(subscription, ids, nack, ticket)
+            core.queues.clients.nack(subscription, ids, nack, ticket)
         return
     _receipt(connection, frame)
 
@@ -249,7 +249,7 @@ def acknowledge(core: Core, connection: Connection, values: list[bytes]) -> int:
             ids = ids[:1]
         settled = subscription.unacknowledged.settle_each(ids)
         if settled and isinstance(subscription, QueueSubscription):
-            core.queues.settle(subscription, settled, None)
+            core.queues.clients.settle(subscription, settled, None)
         count = min(len(settled), 1) if cumulative else len(settled)
         done += count
         if count < len(ids):

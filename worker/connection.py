@@ -172,7 +172,7 @@ class Connection(asyncio.Protocol):
         if self.outbox is None:
             self.outbox = Outbox(self)
             if self.queues:
-                self.core.queues.congested(self)
+                self.core.queues.clients.congested(self)
         else:
             self.outbox.congested = True
 
@@ -182,7 +182,7 @@ class Connection(asyncio.Protocol):
             if self.closing:
                 self._half_close()
             else:
-                self.core.queues.drained(self)
+                self.core.queues.clients.drained(self)
 
     # --- reading
 
@@ -420,7 +420,7 @@ class Connection(asyncio.Protocol):
             self.core.unblock(self._line, self)
         for subscription in self.subscriptions.values():
             self.core.router.unsubscribe(subscription)
-        self.core.queues.left(self)
+        self.core.queues.clients.left(self)
         self.core.temporary.left(self)
         self.subscriptions = {}
         self.tracked = {}

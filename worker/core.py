@@ -315,7 +315,7 @@ class Core:
     def greet(self, slot: int) -> None:
         """A sibling is new and has not heard what is held up here, nor who consumes its queues."""
         self.retained.greet(slot)
-        self.queues.greet(slot)
+        self.queues.siblings.greet(slot)
         for destination in self.flow.blocked_here():
             self.backplane.send(slot, ["blocked", destination])
 
@@ -351,7 +351,7 @@ class Core:
 
     def _on_letter(self, slot: int, letter: list[Any]) -> bool:
         try:
-            return self.queues.on_letter(slot, letter)
+            return self.queues.siblings.on_letter(slot, letter)
         except Exception as error:  # noqa: BLE001 - whatever it was, it must not be passed over
             # The next life gets it again, with all that is not confirmed.
             self.log.error(
@@ -381,7 +381,7 @@ class Core:
     def on_sibling_lost(self, slot: int, incarnation: int) -> None:
         self.log.info(Event.BACKPLANE_LOST, sibling=slot, incarnation=incarnation)
         self.flow.unblock_all(slot)
-        self.queues.lost(slot)
+        self.queues.siblings.lost(slot)
 
     # --- what the operator sees
 

@@ -135,7 +135,7 @@ class WorkerProcess:
                 # In a next turn, when the loss of its last life is dealt with.
                 self._loop.call_soon(core.greet, slot)
         if self._start is not None:
-            core.queues.expect([member.slot for member in members if member.slot != self._start.slot])
+            core.queues.siblings.expect([member.slot for member in members if member.slot != self._start.slot])
 
     def _on_lost(self, why: str) -> None:
         if self._stopped.done() or self._draining:
@@ -229,7 +229,7 @@ class WorkerProcess:
 
     def _joined(self) -> None:
         if not self._draining and self._core is not None:
-            self._core.queues.when_ready(lambda: self._spawn(self._accept()))
+            self._core.queues.siblings.when_ready(lambda: self._spawn(self._accept()))
 
     async def _accept(self) -> None:
         start, config, core = self._start, self._config, self._core

@@ -66,7 +66,7 @@ class Temporaries:
         """The connection is gone, and with it what it had."""
         addresses = self._queues.pop(connection, None)
         if addresses:
-            self._core.queues.owner.drop(addresses)
+            self._core.queues.owner.consumers.drop(addresses)
 
     def send(
         self,

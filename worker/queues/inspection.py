@@ -89,7 +89,7 @@ class QueueInspector:
     def _consumers(self, arguments: dict[str, Any]) -> dict[str, Any]:
         queues = self._queues()
         numbers = arguments["numbers"][: self._piece]
-        found = {number: queues.subscription(number) for number in numbers}
+        found = {number: queues.clients.subscription(number) for number in numbers}
         return {"sessions": [[number, each.connection.session] for number, each in found.items() if each is not None]}
 
     def _deepest(self, arguments: dict[str, Any]) -> dict[str, Any]:

@@ -6,16 +6,14 @@ on disk. What is to be stored is delivered once it is, so that no message is eve
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from collections.abc import Callable
 
 from common.errors import ErrorCode
 from common.log import EventLog
-from common.selector import Selector
 from worker.queues.arrivals import Arrivals
 from worker.queues.consumer import Consumer
+from worker.queues.consumers import Consumers
 from worker.queues.departures import Departures
-from worker.queues.feeds import Feed
 from worker.queues.idempotency import Seen
 from worker.queues.letters import (
     ADD,
@@ -33,55 +31,26 @@ from worker.queues.letters import (
     Outcome,
 )
 from worker.queues.links import UNDER_WAY
-from worker.queues.message import Message, queue_number
+from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
 from worker.queues.queue import Queue
 from worker.queues.registry import Registry
 from worker.queues.retention import Retention
+from worker.queues.surroundings import Surroundings
 from worker.queues.upkeep import Upkeep
 from worker.queues.work import Work
 from worker.settings import QueueSettings
 from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError
 
-__all__ = ["PACE_MOST", "Owner", "Surroundings"]
-
+__all__ = ["PACE_MOST", "Owner"]
 
 PACE_MOST = 4096
 """Messages on their way to a client that does not acknowledge: a few milliseconds' worth, for that is how long it takes
 until its worker says that they were written."""
 _PACE_LEAST = 4
 _PACE_BYTES = 8 << 20
-
-
-class Surroundings(Protocol):
-    """What an owner needs of the rest of its worker."""
-
-    slot: int
-
-    def deliver(self, consumer: Consumer, messages: list[Message]) -> None:
-        """Bring `messages` to the consumer's worker."""
-
-    def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
-        """See `worker.queues.commits`."""
-
-    def flush_soon(self) -> None:
-        """Call `Owner.flush` in the next turn, and send on what comes of it."""
-
-    def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
-        """Tell all workers of these feeds, or, by the name of the queue, of their end; `done` when all go by it."""
-
-    def wake_at(self, when: int) -> None:
-        """Call `Owner.upkeep.wake` then (ms since the epoch)."""
-
-    def owner_of(self, queue: bytes) -> int: ...
-
-    def hold_up(self, queue: bytes, held_up: bool) -> None:
-        """The producers of `queue`, on all workers, are to pause, or may go on."""
-
-    def now(self) -> int:
-        """Milliseconds since the epoch."""
 
 
 class Owner:
@@ -97,17 +66,16 @@ class Owner:
         self.upkeep = Upkeep(self, store, surroundings.wake_at)
         self.arrivals = Arrivals(self, Seen(settings.idempotency_window, settings.idempotency_keys))
         self.departures = Departures(self, store, log)
+        self.consumers = Consumers(self, store)
         self.retention = Retention(self, settings, log)
         self._dirty: dict[OwnedQueue, None] = {}
         self._marks: dict[str, int] = {}
-        self._consumers: dict[tuple[int, int], tuple[OwnedQueue, Consumer]] = {}
         self._paging: dict[OwnedQueue, None] = {}
         self._awaited: dict[OwnedQueue, list[Callable[[], None]]] = {}
         self._units = 0
         # By number, oldest first, as a dict keeps them: the first is the oldest that is not stored.
         self._unstored: dict[int, None] = {}
         self._leaving = Work(must=True)
-        self._announced: list[Feed | bytes] = []
         self.open = False
 
     def configure(self, settings: QueueSettings, policies: Policies) -> None:
@@ -146,9 +114,7 @@ class Owner:
         """Write down what the next life could only guess: which messages were delivered, and that no others were."""
         self.open = False
         unit = Work(must=True)
-        for owned, consumer in self._consumers.values():
-            self.departures.leave(unit, owned, consumer)
-        self._consumers.clear()
+        self.consumers.stop(unit)
         for owned in self.registry:
             if owned.opened:
                 owned.opened = False
@@ -191,9 +157,7 @@ class Owner:
         if number and not known and (unit.inserts or unit.changes or transaction is not None):
             self._marks[source] = number
             unit.changes.append(Mark(source, number))
-        if self._announced:
-            announced, self._announced = self._announced, []
-            done = self._after(announced, done)
+        done = self.consumers.announcing(done)
         if not unit.is_idle or outcome.duplicates or known or retained:
             # Also what was stored before: it may still be on its way to the disk.
             def written(error: StoreError | None) -> None:
@@ -206,28 +170,22 @@ class Owner:
         else:
             done(outcome)
 
-    def _after(self, announced: list[Feed | bytes], done: Confirmed) -> Confirmed:
-        def stored(outcome: Outcome) -> None:
-            self.surroundings.announce(announced, lambda: done(outcome))
-
-        return stored
-
     def _apply(self, unit: Work, slot: int, operation: Operation) -> Outcome:
         kind = operation[0]
         if kind == SETTLE:
-            _, consumer = self._consumers.get((slot, operation[2]), (None, None))
+            consumer = self.consumers.find((slot, operation[2]))
             self.departures.settle(unit, operation[1], consumer, operation[3])
         elif kind == NACK:
-            _, consumer = self._consumers.get((slot, operation[2]), (None, None))
+            consumer = self.consumers.find((slot, operation[2]))
             self.departures.refuse(unit, operation[1], consumer, *operation[3:])
         elif kind == TAKE:
             self.departures.take(unit, operation[1], operation[2])
         elif kind == ATTACH:
-            return self._attach(unit, operation[1], (slot, operation[2]), operation[3])
+            return self.consumers.attach(unit, operation[1], (slot, operation[2]), operation[3])
         elif kind == END:
-            self._end(unit, operation[1])
+            self.consumers.end(unit, operation[1])
         elif kind == DETACH:
-            self._detach(unit, (slot, operation[2]))
+            self.consumers.detach(unit, (slot, operation[2]))
         elif kind == FORGET:
             source = f"transaction {operation[1]}"
             if self._marks.pop(source, 0):
@@ -271,8 +229,6 @@ class Owner:
         else:
             done()
 
-    # --- siblings
-
     def forget_origins(self, slot: int, origin: str) -> None:
         """Worker `slot` is `origin` now; nothing comes from its earlier lives any more."""
         old = [each for each in self._marks if each.startswith(f"{slot}-") and not each.startswith(f"{origin}#")]
@@ -280,136 +236,6 @@ class Owner:
             for each in old:
                 del self._marks[each]
             self.write(Work(changes=[Forget(each) for each in old], must=True))
-
-    def reattach(
-        self, name: bytes, who: tuple[int, int], options: dict[str, Any], keys: list[int], done: Callable[[], None]
-    ) -> None:
-        """A consumer of the owner's last life, which still has the deliveries `keys`; `done` once that is known."""
-        unit = Work(must=True)
-        self._attach(unit, name, who, options)
-        if unit.changes:
-            self.write(unit)
-        if self._announced:
-            announced, self._announced = self._announced, []
-            self.surroundings.announce(announced, lambda: None)
-        owned, consumer = self._consumers.get(who, (None, None))
-        if owned is None or consumer is None or not keys:
-            done()
-            return
-
-        def fetched(rows: list[tuple[int, bytes, int]]) -> None:
-            # Its worker may have died meanwhile, and with it the consumer.
-            if self._consumers.get(who) == (owned, consumer):
-                owned.queue.claim(consumer, [owned.stored(*row) for row in rows])
-            done()
-
-        self._store.fetch([key for key in keys if queue_number(key) == owned.number], fetched)
-
-    def lost(self, slot: int) -> None:
-        """Worker `slot` is dead, and its consumers with it."""
-        unit = Work(must=True)
-        for who in [who for who in self._consumers if who[0] == slot]:
-            self._detach(unit, who)
-        if self._announced:
-            announced, self._announced = self._announced, []
-            self.surroundings.announce(announced, lambda: None)
-        if not unit.is_idle:
-            self.write(unit)
-
-    # --- consumers
-
-    def _attach(self, unit: Work, name: bytes, who: tuple[int, int], options: dict[str, Any]) -> Outcome:
-        if who in self._consumers:
-            return DONE
-        feed = None if options["feed"] is None else Feed(*options["feed"])
-        owned = self.registry.get(name)
-        if owned is None:
-            volatile = feed is not None and not feed.durable
-            owned = self.registry.find(name, self.now(), feed=feed, volatile=volatile)
-            if owned is None:
-                return self.registry.refusal()
-            if feed is not None:
-                unit.changes.append(owned.row())
-        elif feed is not None:
-            refused = _unfit(owned, feed)
-            if refused is not None:
-                return refused
-        if feed is not None:
-            # Also one that was there before: some worker may not go by it yet.
-            self._announced.append(feed)
-        selector = options["selector"]
-        consumer = Consumer(
-            *who,
-            options["prefetch"],
-            selector=Selector.parse(selector) if selector else None,
-            exclusive=options["exclusive"],
-            instant=options["instant"],
-            paced=options["auto"],
-        )
-        self._consumers[who] = owned, consumer
-        owned.queue.attach(consumer)
-        self.touch(owned)
-        if not owned.opened and not owned.temporary:
-            owned.opened = True
-            if owned.queue.messages or owned.pending:
-                # What is there may be delivered from now on, and that must be known before it is.
-                owned.marking = True
-                self.write(Work(changes=[owned.row()], must=True), lambda error: self._marked(owned))
-        return DONE
-
-    def _marked(self, owned: OwnedQueue) -> None:
-        owned.marking = False
-        self.touch(owned)
-        self.flush()
-
-    def _detach(self, unit: Work, who: tuple[int, int]) -> None:
-        owned, consumer = self._consumers.pop(who, (None, None))
-        if owned is not None and consumer is not None:
-            self.departures.leave(unit, owned, consumer)
-            if owned.feed is not None and owned.volatile and not owned.queue.consumers:
-                self._end(unit, owned.name)
-
-    def _end(self, unit: Work, name: bytes) -> None:
-        """A subscription to topics that outlives its consumers is to end, with what it holds."""
-        owned = self.registry.get(name)
-        if owned is None or owned.feed is None:
-            return
-        for consumer in list(owned.queue.consumers.values()):
-            del self._consumers[consumer.slot, consumer.id]
-            # What is still on its way for this queue must reach nobody: its number is free for another one.
-            owned.queue.detach(consumer, self.now())
-        if owned.blocked:
-            self.surroundings.hold_up(name, held_up=False)
-        self._forget(unit, owned)
-        self._announced.append(name)
-
-    def drop(self, names: Iterable[bytes]) -> None:
-        """These temporary queues, which have no consumers any more, are to be no more, with what they hold."""
-        unit = Work(must=True)
-        for name in names:
-            owned = self.registry.get(name)
-            if owned is not None:
-                if owned.blocked:
-                    self.surroundings.hold_up(name, held_up=False)
-                # Whoever still looks after it, until a message has rested, holds an empty one.
-                owned.queue.purge()
-                self._forget(unit, owned)
-        if unit.changes:
-            self.write(unit)
-
-    def _forget(self, unit: Work, owned: OwnedQueue) -> None:
-        drop = self.registry.remove(owned)
-        if owned.told or not owned.temporary:
-            unit.changes.append(drop)
-        self._dirty.pop(owned, None)
-        self._paging.pop(owned, None)
-
-    def instant(self, who: tuple[int, int], instant: bool) -> None:
-        """Whether what is delivered to this consumer of this worker is settled by that."""
-        owned, consumer = self._consumers.get(who, (None, None))
-        if owned is not None and consumer is not None:
-            owned.queue.adjust(consumer, instant=instant)
-            self.touch(owned)
 
     # --- delivery
 
@@ -431,6 +257,14 @@ class Owner:
         if not owned.blocked and not owned.room:
             owned.blocked = True
             self.surroundings.hold_up(owned.name, held_up=True)
+
+    def forget(self, unit: Work, owned: OwnedQueue) -> None:
+        """`owned` is no more; `unit` tells the store."""
+        drop = self.registry.remove(owned)
+        if owned.told or not owned.temporary:
+            unit.changes.append(drop)
+        self._dirty.pop(owned, None)
+        self._paging.pop(owned, None)
 
     def flush(self) -> None:
         """Deliver what can be."""
@@ -528,7 +362,7 @@ class Owner:
         self._store.forget_keys(self.arrivals.seen.forget(now))
         unit = Work(must=True)
         for owned in self.registry.idle(now):
-            self._forget(unit, owned)
+            self.forget(unit, owned)
         if unit.changes:
             self.write(unit)
         return len(self.registry) > 0
@@ -546,30 +380,3 @@ def _pace(queue: Queue, consumer: Consumer, messages: list[Message]) -> None:
     prefetch = min(max(_PACE_BYTES // size, _PACE_LEAST), PACE_MOST)
     if not prefetch // 2 <= consumer.prefetch <= prefetch * 2:
         queue.adjust(consumer, prefetch=prefetch)
-
-
-def _unfit(owned: OwnedQueue, feed: Feed) -> Outcome | None:
-    """Why a subscription as `feed` cannot join that of the same name, None if it can."""
-    if owned.feed != feed:
-        known = owned.feed
-        was = (
-            ""
-            if known is None
-            else f"to {known.pattern.decode()!r}, selector {known.selector!r}, "
-            f"durable:{_flag(known.durable)}, shared:{_flag(known.shared)}"
-        )
-        ends = (
-            "UNSUBSCRIBE with durable:true ends it" if known is None or known.durable else "its last consumer ends it"
-        )
-        detail = f"there is one {was}; {ends}, or use another name"
-        code = ErrorCode.SUBSCRIPTION_MISMATCH
-        return Outcome((code.value, "a subscription of that name is another", detail))
-    if owned.queue.consumers and not feed.shared:
-        code = ErrorCode.SUBSCRIPTION_IN_USE
-        detail = "a durable subscription has one consumer at a time, unless each subscribes with shared:true"
-        return Outcome((code.value, "the subscription has a consumer", detail))
-    return None
-
-
-def _flag(value: bool) -> str:
-    return "true" if value else "false"

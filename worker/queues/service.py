@@ -1,4 +1,5 @@
-"""All of a worker's part in queues: what its clients send to and take from them, and those that it owns.
+"""All of a worker's part in queues: what its clients send to and take from them (`worker.queues.clients`), those that
+it owns (`worker.queues.owner`), and what it and the others tell each other of all that (`worker.queues.siblings`).
 
 A queue's owner may be any worker. What this one hands off to another goes over a `Link`, what concerns its own goes
 straight to its `Owner`; nothing else knows the difference.
@@ -8,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from common.acknowledgement import Settled
@@ -20,47 +21,25 @@ from worker.acceptance import Acceptance, refuse
 from worker.backplane.interface import Batch
 from worker.items import choose, read_headers
 from worker.queues.browsing import Browsing, Pages
+from worker.queues.clients import Clients, settlement
 from worker.queues.commits import Commits
 from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed, Feeds
 from worker.queues.gauges import Gauges
 from worker.queues.headers import Nack
-from worker.queues.letters import (
-    ADD,
-    ANNOUNCE,
-    ATTACH,
-    BROWSE,
-    CONFIRM,
-    DELIVER,
-    DETACH,
-    DONE,
-    END,
-    GREET,
-    HAND_OFF,
-    HEARD,
-    NACK,
-    PAGE,
-    RETAIN,
-    SETTLE,
-    Confirmed,
-    Operation,
-    Outcome,
-)
+from worker.queues.letters import ADD, DONE, RETAIN, Confirmed, Operation, Outcome
 from worker.queues.links import Link
 from worker.queues.message import Message
-from worker.queues.owner import PACE_MOST, Owner
+from worker.queues.owner import Owner
 from worker.queues.requeueing import Requeueing
+from worker.queues.siblings import Siblings
 from worker.queues.subscription import QueueSubscription
 from worker.queues.work import Work
-from worker.store.interface import (
-    Recovered,
-    Store,
-)
+from worker.store.interface import Recovered, Store
 
 if TYPE_CHECKING:
     from worker.connection import Connection
     from worker.core import Core
-    from worker.receipts import Ticket
     from worker.router import Subscription
 
 __all__ = ["Queues"]
@@ -89,21 +68,12 @@ class Queues:
             if other != slot
         }
         self.browsing = Browsing(core, slot, Pages(self.owner, store), self._send)
-        self._subscriptions: dict[int, QueueSubscription] = {}
-        self._settling: dict[QueueSubscription, tuple[list[int], list[Ticket]]] = {}
-        self._deliveries: dict[int, list[Any]] = {}
-        self._confirms: dict[int, list[Any]] = {}
-        self._flushing = False
-        self._origins: dict[int, str] = {}
-        self._greeted_slots: set[int] = set()
-        self._held: dict[int, list[Any]] = {}
-        self._expected: set[int] | None = None
         self.feeds = Feeds()
+        self.clients = Clients(self, core, self._hand_off)
+        self.siblings = Siblings(self, origin, self._links, self._send)
         self.gauges = Gauges(self.owner, self._links.values(), store)
         self.requeueing = Requeueing(self.owner, self.feeds.__contains__)
-        self._announcements: dict[int, tuple[set[int], Callable[[], None]]] = {}
-        self._announced = 0
-        self._when_ready: Callable[[], None] | None = None
+        self._flushing = False
         self._commits = Commits(origin, self.owner, self._hand_off_part)
         self._store_full = False
 
@@ -146,41 +116,12 @@ class Queues:
         if max(counts or ()) == 1:
             counts = None
         if consumer.slot == self.slot:
-            self._delivered(consumer.id, frames, keys, counts)
+            self.clients.delivered(consumer.id, frames, keys, counts)
         else:
-            if not self._deliveries:
-                # The owner also delivers when the store has answered, and then nobody else flushes.
-                self.flush_soon()
-            self._deliveries.setdefault(consumer.slot, []).append([consumer.id, frames, keys, counts])
+            self.siblings.deliver(consumer.slot, [consumer.id, frames, keys, counts])
 
     def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
-        for feed in feeds:
-            self._follow(self.slot, feed)
-        # Also those that have not said who they are yet: what they were greeted with is old already.
-        waiting = set(self._greeted_slots)
-        if not waiting:
-            done()
-            return
-        self._announced += 1
-        self._announcements[self._announced] = waiting, done
-        for slot in waiting:
-            self._send(slot, [ANNOUNCE, self._announced, feeds])
-
-    def _follow(self, slot: int, feed: Feed | bytes) -> None:
-        if isinstance(feed, bytes):
-            self.feeds.remove(feed)
-        else:
-            self.feeds.add(slot, feed)
-
-    def _heard(self, slot: int, number: int | None = None) -> None:
-        """Worker `slot` goes by that announcement, or, being dead, by none."""
-        for each in list(self._announcements) if number is None else (number,):
-            waiting, done = self._announcements.get(each, (None, None))
-            if waiting is not None and done is not None:
-                waiting.discard(slot)
-                if not waiting:
-                    del self._announcements[each]
-                    done()
+        self.siblings.announce(feeds, done)
 
     def wake_at(self, when: int) -> None:
         if when >= self._wakes_at:
@@ -207,7 +148,7 @@ class Queues:
     def _send(self, slot: int, letter: Any) -> None:
         self._core.backplane.send(slot, letter)
 
-    def _hand_off(self, slot: int, operations: list[Operation], done: Confirmed | None, size: int = 0) -> None:
+    def _hand_off(self, slot: int, operations: list[Operation], done: Confirmed | None, size: int) -> None:
         if slot == self.slot:
             self.owner.apply(self._origin, slot, 0, operations, None, done or _ignore)
             self._look_at_store()
@@ -313,119 +254,6 @@ class Queues:
             if places:
                 yield queue, choose(batch, places)
 
-    # --- what clients take
-
-    def subscription(self, number: int) -> QueueSubscription | None:
-        """The consumer of that number on this worker."""
-        return self._subscriptions.get(number)
-
-    def subscribe(self, subscription: QueueSubscription, receipt: str | None) -> None:
-        connection = subscription.connection
-        self._subscriptions[subscription.number] = subscription
-        if connection.queues is None:
-            connection.queues = {}
-        connection.queues[subscription.number] = subscription
-        ticket = connection.hold_receipt(receipt)
-
-        def done(outcome: Outcome) -> None:
-            if outcome.refused is not None:
-                refuse(connection, outcome, command=b"SUBSCRIBE")
-            ticket.release()
-
-        operation = [ATTACH, subscription.name, subscription.number, self._options(subscription)]
-        self._hand_off(subscription.owner, [operation], done)
-        self.flush_soon()
-
-    def _options(self, subscription: QueueSubscription) -> dict[str, Any]:
-        local = subscription.owner == self.slot
-        return {
-            "prefetch": PACE_MOST if subscription.auto else subscription.prefetch,
-            "auto": subscription.auto,
-            "selector": subscription.owners_selector,
-            "exclusive": subscription.exclusive,
-            "feed": subscription.feed,
-            "instant": local and subscription.auto and subscription.connection.outbox is None,
-        }
-
-    def unsubscribe(self, subscription: QueueSubscription, ticket: Ticket | None) -> None:
-        """The client takes no more; what it has not settled goes back."""
-        self._flush_settled()
-        self._subscriptions.pop(subscription.number, None)
-        if subscription.connection.queues is not None:
-            subscription.connection.queues.pop(subscription.number, None)
-        done = None if ticket is None else _releasing([ticket])
-        self._hand_off(subscription.owner, [[DETACH, subscription.name, subscription.number]], done)
-        self.flush_soon()
-
-    def end(self, queue: bytes, ticket: Ticket) -> None:
-        """The subscription that has this queue is to be no more."""
-        self._hand_off(self.owner_of(queue), [[END, queue]], _releasing([ticket]))
-        self.flush_soon()
-
-    def left(self, connection: Connection) -> None:
-        """The connection is gone, and with it its subscriptions."""
-        for subscription in list((connection.queues or {}).values()):
-            self.unsubscribe(subscription, None)
-        self.browsing.left(connection)
-
-    def settle(self, subscription: QueueSubscription, ids: list[bytes], ticket: Ticket | None) -> None:
-        """The client acknowledged these; `ticket` is released when it is on disk."""
-        keys, tickets = self._settling.setdefault(subscription, ([], []))
-        pop = subscription.keys.pop
-        keys += [pop(id) for id in ids]
-        if ticket is not None:
-            tickets.append(ticket)
-
-    def nack(
-        self,
-        subscription: QueueSubscription,
-        ids: list[bytes],
-        nack: Nack,
-        ticket: Ticket | None,
-    ) -> None:
-        """The client refused these; `ticket` is released when it is on disk."""
-        self._flush_settled()
-        done = None if ticket is None else _releasing([ticket])
-        self._hand_off(subscription.owner, [_settlement(subscription, ids, nack)], done)
-        self.flush_soon()
-
-    def congested(self, connection: Connection) -> None:
-        """The client does not keep up: what goes to it counts as delivered only when it reads."""
-        for subscription in (connection.queues or {}).values():
-            if subscription.auto and subscription.owner == self.slot:
-                self.owner.instant((self.slot, subscription.number), False)
-
-    def drained(self, connection: Connection) -> None:
-        """It has read everything."""
-        for subscription in (connection.queues or {}).values():
-            if subscription.auto:
-                if subscription.unwritten:
-                    keys, subscription.unwritten = subscription.unwritten, []
-                    self._settling.setdefault(subscription, ([], []))[0].extend(keys)
-                if subscription.owner == self.slot:
-                    self.owner.instant((self.slot, subscription.number), True)
-        self.browsing.drained(connection)
-        self.flush_soon()
-
-    def _delivered(self, number: int, frames: list[bytes], keys: list[int], counts: list[int] | None) -> None:
-        subscription = self._subscriptions.get(number)
-        if subscription is None:
-            # It has left, and the owner takes back what was on its way when it hears of it.
-            return
-        connection = subscription.connection
-        blob = subscription.frames(frames, keys, counts)
-        router = self._core.router
-        router.delivered += len(frames)
-        router.bytes_out += len(blob)
-        if connection.outbox is None:
-            if subscription.auto and subscription.owner != self.slot:
-                self._settling.setdefault(subscription, ([], []))[0].extend(keys)
-            connection.transport.write(blob)
-        else:
-            if subscription.auto:
-                subscription.unwritten += keys
-            connection.outbox.keep(blob)
-
     # --- transactions
 
     def parts(
@@ -440,138 +268,22 @@ class Queues:
         for subscription, each, nack in settled:
             if isinstance(subscription, QueueSubscription):
                 ids = [id for _, id in each]
-                parts.setdefault(subscription.owner, []).append(_settlement(subscription, ids, nack))
+                parts.setdefault(subscription.owner, []).append(settlement(subscription, ids, nack))
         return parts
 
     def commit(self, parts: dict[int, list[Operation]], done: Confirmed) -> None:
         """Apply the operations at each owner, all or none; `done` is called once that is on disk."""
-        self._flush_settled()
+        self.clients.flush()
         self._commits.commit(parts, done)
 
     def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
         self._commits.across(parts, own, recorded)
 
-    # --- siblings
-
-    def expect(self, slots: Sequence[int]) -> None:
-        """The siblings of the first roster: what they still have out is theirs, and nothing is delivered before they
-        have said what."""
-        if self._expected is None:
-            self._expected = set(slots)
-            self._start_when_all_said()
-
-    def greet(self, slot: int) -> None:
-        """A sibling is new, or in a new life."""
-        consumers = [
-            [each.name, each.number, self._options(each), list(each.keys.values()) + each.unwritten]
-            for each in self._subscriptions.values()
-            if each.owner == slot
-        ]
-        self._send(slot, [GREET, self._origin, consumers, self.feeds.of(self.slot)])
-        self._greeted_slots.add(slot)
-        self._links[slot].open()
-        self.browsing.greet(slot)
-
-    def lost(self, slot: int) -> None:
-        """A sibling is dead."""
-        self._links[slot].lost()
-        self._deliveries.pop(slot, None)
-        self._confirms.pop(slot, None)
-        self._held.pop(slot, None)
-        self._origins.pop(slot, None)
-        self._greeted_slots.discard(slot)
-        self.owner.lost(slot)
-        self._heard(slot)
-        if self._expected is not None:
-            self._expected.discard(slot)
-            self._start_when_all_said()
-        self.flush_soon()
-
-    def _start_when_all_said(self) -> None:
-        if not self._expected and not self.owner.open:
-            self.owner.start()
-            self.flush_soon()
-            if self._when_ready is not None:
-                self._when_ready()
-
-    def when_ready(self, done: Callable[[], None]) -> None:
-        """Call `done` once what clients do here reaches every queue: in this call, if that is so already."""
-        if self.owner.open:
-            done()
-        else:
-            self._when_ready = done
-
-    def on_letter(self, slot: int, letter: list[Any]) -> bool:
-        """Take a letter of a sibling; False if it is not about queues."""
-        kind = letter[0]
-        if kind == DELIVER:
-            for delivery in letter[1]:
-                self._delivered(*delivery)
-        elif kind == HAND_OFF:
-            held = self._held.get(slot)
-            if held is not None:
-                held.append(letter)
-            else:
-                self._apply(slot, letter)
-        elif kind in (BROWSE, PAGE):
-            self.browsing.on_letter(slot, letter)
-        elif kind == CONFIRM:
-            self._links[slot].confirmed(letter[1])
-        elif kind == GREET:
-            self.feeds.replace(slot, [Feed(*each) for each in letter[3]])
-            self._greeted(slot, letter[1], letter[2])
-        elif kind == ANNOUNCE:
-            for feed in letter[2]:
-                self._follow(slot, feed if isinstance(feed, bytes) else Feed(*feed))
-            self._send(slot, [HEARD, letter[1]])
-        elif kind == HEARD:
-            self._heard(slot, letter[1])
-        else:
-            return False
-        self.flush_soon()
-        return True
-
-    def _apply(self, slot: int, letter: list[Any]) -> None:
-        _, sequence, operations, transaction = letter
-
-        def done(outcome: Outcome) -> None:
-            if self._origins.get(slot) == origin:
-                self._confirms.setdefault(slot, []).append([sequence, outcome.pack()])
-                self.flush_soon()
-
-        origin = self._origins[slot]
-        self.owner.apply(origin, slot, sequence, operations, transaction, done)
-
-    def _greeted(self, slot: int, origin: str, consumers: list[Any]) -> None:
-        self._origins[slot] = origin
-        self.owner.forget_origins(slot, origin)
-        waiting = 0
-        held = self._held[slot] = []
-
-        def claimed() -> None:
-            nonlocal waiting
-            waiting -= 1
-            if waiting or self._held.get(slot) is not held:
-                return
-            del self._held[slot]
-            for letter in held:
-                self._apply(slot, letter)
-            if self._expected is not None:
-                self._expected.discard(slot)
-                self._start_when_all_said()
-            self.flush_soon()
-
-        waiting = 1
-        for queue, number, options, keys in consumers:
-            waiting += 1
-            self.owner.reattach(queue, (slot, number), options, keys, claimed)
-        claimed()
-
     # --- the end of a turn
 
     def end_of_read(self) -> None:
         """Everything that a client sent at once was handled."""
-        if self._settling:
+        if self.clients.settling:
             self.flush()
 
     def flush_soon(self) -> None:
@@ -585,29 +297,14 @@ class Queues:
 
     def flush(self) -> None:
         """Settle, deliver and confirm what this turn brought."""
-        self._flush_settled()
+        self.clients.flush()
         self.owner.flush()
-        while self._settling:
-            self._flush_settled()
+        while self.clients.settling:
+            self.clients.flush()
             self.owner.flush()
         self._core.retained.flush()
-        if self._confirms:
-            confirms, self._confirms = self._confirms, {}
-            for slot, each in confirms.items():
-                self._send(slot, [CONFIRM, each])
-        if self._deliveries:
-            deliveries, self._deliveries = self._deliveries, {}
-            for slot, each in deliveries.items():
-                self._send(slot, [DELIVER, each])
+        self.siblings.flush()
         self._look_at_store()
-
-    def _flush_settled(self) -> None:
-        if self._settling:
-            settling, self._settling = self._settling, {}
-            for subscription, (keys, tickets) in settling.items():
-                done = None if not tickets else _releasing(tickets)
-                operation = [SETTLE, subscription.name, subscription.number, keys]
-                self._hand_off(subscription.owner, [operation], done, 9 * len(keys))
 
 
 def _add(queue: bytes, batch: Batch) -> Operation:
@@ -617,27 +314,10 @@ def _add(queue: bytes, batch: Batch) -> Operation:
     return [ADD, queue, batch.id_prefix, batch.items, traits]
 
 
-def _settlement(subscription: QueueSubscription, ids: list[bytes], nack: Nack | None) -> Operation:
-    keys = [subscription.keys.pop(id) for id in ids]
-    if nack is None:
-        return [SETTLE, subscription.name, subscription.number, keys]
-    return [NACK, subscription.name, subscription.number, keys, nack.delay, nack.requeue, nack.reason]
-
-
 def _size(operation: Operation) -> int:
     if operation[0] == RETAIN:
         return len(operation[2] or b"")
     return sum(map(len, operation[3])) if operation[0] == ADD else 9
-
-
-def _releasing(tickets: list[Ticket]) -> Confirmed:
-    def release(outcome: Outcome) -> None:
-        # What can be refused is refused by other means; else the store is broken, and this worker about to end.
-        if outcome.refused is None:
-            for ticket in tickets:
-                ticket.release()
-
-    return release
 
 
 def _ignore(outcome: Outcome) -> None:

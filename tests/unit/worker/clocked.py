@@ -224,7 +224,7 @@ class Worker:
             lambda _: cast(Backplane, LonelyBackplane()),
             lambda core: Queues(core, 0, 1, "0-boot.1", self.store, core.log),
         )
-        self.core.queues.expect([])
+        self.core.queues.siblings.expect([])
 
     @property
     def now(self) -> float:

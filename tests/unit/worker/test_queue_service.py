@@ -71,7 +71,7 @@ def test_a_worker_that_starts_hears_of_the_subscriptions_that_are_made_meanwhile
     """It was greeted, but has not greeted yet, when a durable subscription is made: it goes by that before the RECEIPT
     of the SUBSCRIBE."""
     worker = Paired()
-    worker.core.queues.expect([])
+    worker.core.queues.siblings.expect([])
     client = worker.login()
     worker.core.greet(1)
     name = worker.own("/durable/{}").removeprefix(b"/durable/")
@@ -87,7 +87,7 @@ def test_a_worker_that_starts_hears_of_the_subscriptions_that_are_made_meanwhile
 
 def test_a_worker_that_dies_before_it_greets_is_not_waited_for() -> None:
     worker = Paired()
-    worker.core.queues.expect([])
+    worker.core.queues.siblings.expect([])
     client = worker.login()
     worker.core.greet(1)
     name = worker.own("/durable/{}").removeprefix(b"/durable/")
@@ -104,7 +104,7 @@ def test_a_worker_that_dies_before_it_greets_is_not_waited_for() -> None:
 def test_two_messages_of_one_id(version: str, mode: str) -> None:
     """What two subscriptions took of one SEND ends in one dead letter queue: each has an acknowledgement of its own."""
     worker = Paired(destination=[{"pattern": "#", "dead_letter": "/queue/dead"}])
-    worker.core.queues.expect([])
+    worker.core.queues.siblings.expect([])
     client = worker.login(version=version)
     queue = worker.own("/queue/{}")
     client.read(b"SUBSCRIBE\nid:1\ndestination:%b\nack:%b\n\n\0" % (queue, mode.encode()))
@@ -127,7 +127,7 @@ def test_two_messages_of_one_id(version: str, mode: str) -> None:
 
 def test_a_commit_to_a_queue_without_room_pauses_its_producer() -> None:
     worker = Paired(destination=[{"pattern": "/queue/#", "max_messages": 2}])
-    worker.core.queues.expect([])
+    worker.core.queues.siblings.expect([])
     client = worker.login()
     queue = worker.own("/queue/{}")
     message = b"SEND\ndestination:%b\ntransaction:t\n\nbody\0" % queue
@@ -138,7 +138,7 @@ def test_a_commit_to_a_queue_without_room_pauses_its_producer() -> None:
 def test_commits_to_an_owner_that_is_away_pause_their_producer() -> None:
     """What is kept for it is bounded, also when nobody asks for a receipt."""
     worker = Paired(queue={"handoff_bytes": "64KiB"})
-    worker.core.queues.expect([])
+    worker.core.queues.siblings.expect([])
     client = worker.login()
     queue = next(b"/queue/%d" % each for each in range(100) if worker.core.queues.owner_of(b"/queue/%d" % each) == 1)
     message = b"SEND\ndestination:%b\ntransaction:t\n\n%b\0" % (queue, b"x" * 70_000)

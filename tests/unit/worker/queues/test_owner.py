@@ -187,7 +187,7 @@ def test_a_worker_that_dies_leaves_dead_letters_in_the_store() -> None:
         for _ in range(2):
             lone.attach("/queue/q", 1)
             lone.settled()
-            lone.owner.lost(1)
+            lone.owner.consumers.lost(1)
             lone.owner.flush()
             lone.settled()
     assert lone.ids(1) == ["a", "a", "b", "b"]
@@ -273,8 +273,8 @@ def test_deliveries_of_a_worker_that_dies_while_they_are_looked_up() -> None:
     again = LoneOwner(lone.store, lone.store.recovered())
     options = {"prefetch": 9, "auto": False, "selector": "", "exclusive": False, "feed": None, "instant": False}
     lone.store.answers_wait = True
-    again.owner.reattach(b"/queue/q", (1, 5), options, sorted(lone.store.rows), lambda: None)
-    again.owner.lost(1)
+    again.owner.consumers.reattach(b"/queue/q", (1, 5), options, sorted(lone.store.rows), lambda: None)
+    again.owner.consumers.lost(1)
     lone.store.answer()
     lone.store.answers_wait = False
     again.attach("/queue/q", 6)
@@ -342,7 +342,7 @@ def test_two_consumers_of_one_client_that_stops_to_read_between_them() -> None:
 
     def full() -> None:
         for number in (1, 2):
-            lone.owner.instant((1, number), False)
+            lone.owner.consumers.instant((1, number), False)
 
     lone.on_delivery = full
     lone.add("/queue/q", "a", "b")
