@@ -49,8 +49,16 @@ class Mortal:
     """A context manager: starts the broker, and in the end kills it and removes its data. Killing is by the process
     ids of the broker's own log; a log with a fault in it fails the test, however the broker ended."""
 
-    def __init__(self, workers: int, config: Mapping[str, Any] | None = None, *, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        config: Mapping[str, Any] | None = None,
+        *,
+        data_dir: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.workers = workers
+        self._environment = environment
         self.config: dict[str, Any] = CONFIG | dict(config or {})
         self.address = ("127.0.0.1", free_port())
         self._own = None if data_dir is not None else Path(tempfile.mkdtemp(prefix="stampede-chaos-"))
@@ -60,7 +68,13 @@ class Mortal:
 
     def _make(self) -> Broker:
         bind = [f"{self.address[0]}:{self.address[1]}"]
-        return Broker(workers=self.workers, config=self.config, bind=bind, data_dir=self.data_dir)
+        return Broker(
+            workers=self.workers,
+            config=self.config,
+            bind=bind,
+            data_dir=self.data_dir,
+            environment=self._environment,
+        )
 
     def __enter__(self) -> Self:
         try:
