@@ -78,6 +78,7 @@ class StompPyActor(Actor, stomp.ConnectionListener):  # type: ignore[misc]  # th
         self._receipts: dict[str, Callable[[], None]] = {}
         self._numbers = 0
         self._connecting = threading.Lock()
+        self._seen = time.monotonic()
         self.connection = stomp.StompConnection12(
             [world.address],
             auto_decode=False,
@@ -89,15 +90,9 @@ class StompPyActor(Actor, stomp.ConnectionListener):  # type: ignore[misc]  # th
 
     async def run(self) -> None:
         await asyncio.to_thread(self.connect)
-        last_seen = time.monotonic()
         try:
             while not self.world.is_over:
                 await self.turn()
-                if self.connection.is_connected():
-                    last_seen = time.monotonic()
-                elif time.monotonic() - last_seen > 1.0:
-                    # stomp.py does not tell of the end of a connection that ends within on_disconnected.
-                    await asyncio.to_thread(self.connect)
         finally:
             self.is_over = True
             self._ledger.closed()
@@ -106,23 +101,33 @@ class StompPyActor(Actor, stomp.ConnectionListener):  # type: ignore[misc]  # th
     async def turn(self) -> None:
         """What this one does besides listening."""
         await asyncio.sleep(0.02)
+        await asyncio.to_thread(self.look_after)
+
+    def look_after(self) -> None:
+        """stomp.py does not tell of the end of a connection that ends within on_disconnected."""
+        if self.connection.is_connected():
+            self._seen = time.monotonic()
+        elif time.monotonic() - self._seen > 1.0:
+            self.connect()
 
     def subscribe(self) -> None:
         """On a connection that is new."""
 
-    def connect(self) -> None:
-        while not self.is_over:
-            with self._connecting:
+    def connect(self, *, wait: bool = True) -> None:
+        """Until there is a connection; at once, if somebody else is making one and this shall not `wait` for that."""
+        while not self.is_over and self._connecting.acquire(blocking=wait):
+            try:
                 if self.connection.is_connected():
                     return
                 self._ledger.closed()
                 self._ledger = Ledger(self.world, self.world.name(self.actor), self.mode)
-                try:
-                    self.connection.connect(wait=True)
-                    self.subscribe()
-                except (StompException, OSError, AttributeError):
-                    # The last: its socket is gone between two of its own lines.
-                    time.sleep(0.02)
+                self.connection.connect(wait=True)
+                self.subscribe()
+            except (StompException, OSError, AttributeError):
+                # The last: its socket is gone between two of its own lines.
+                time.sleep(0.02)
+            finally:
+                self._connecting.release()
 
     def _leave(self) -> None:
         with self._connecting:
@@ -144,7 +149,8 @@ class StompPyActor(Actor, stomp.ConnectionListener):  # type: ignore[misc]  # th
             self.lives += 1
             self._receipts.clear()
             self.changed.notify_all()
-        self.connect()
+        # Who is waiting for CONNECTED is told of the end of that connection only after this.
+        self.connect(wait=False)
 
     def on_receipt(self, frame: Any) -> None:
         with self.changed:
@@ -193,6 +199,7 @@ class StompPyProducer(StompPyActor):
         while not self._is_receipted(id, queue, text):
             assert time.monotonic() < deadline, f"no RECEIPT for {id}"
             time.sleep(0.01)
+            self.look_after()
 
     def _is_receipted(self, id: str, queue: str, text: str) -> bool:
         came = threading.Event()
