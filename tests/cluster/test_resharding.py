@@ -13,6 +13,7 @@ import pytest
 
 from common.layout import STAGING, Layout, read_layout
 from common.ownership import owner_of
+from tests.chaos.run import rounds
 from tests.cluster.actors import wait_until
 from tests.harness.broker import ROOT, Broker
 from tests.harness.wire import Frame, Wire, connect_on, encode
@@ -251,7 +252,7 @@ def test_killed_at_random_moments_the_program_loses_and_repeats_nothing(tmp_path
     subprocess.run(command(4), cwd=ROOT, check=True, timeout=60, stdout=subprocess.DEVNULL)
     whole = time.monotonic() - began
     killed = 0
-    for _ in range(25):
+    for _ in range(rounds(12)):
         workers = chance.choice((1, 2, 3, 4))
         with subprocess.Popen(command(workers), cwd=ROOT, stdout=subprocess.DEVNULL) as process:
             try:
