@@ -1,0 +1,1 @@
+"""The asyncio STOMP client: `Client` reconnects and resumes; `Peer` is frames in, frames out."""
