@@ -181,28 +181,30 @@ def _addresses(scheme: Scheme, hosts: str, path: str) -> tuple[Address, ...]:
 
 
 def _address(scheme: Scheme, text: str, path: str) -> Address:
+    # What does not look like a host is not shown: where the "@" was forgotten, it is login and passcode.
     if text.startswith("["):
-        host, bracket, port = text[1:].partition("]")
+        host, bracket, rest = text[1:].partition("]")
         host = _decoded(host, "host")
         try:
             IPv6Address(host)
         except ValueError:
-            raise AddressError(f"no IPv6 address in brackets: {text!r}") from None
-        if not bracket or (port and not port.startswith(":")):
-            raise AddressError(f"an IPv6 address with more around it than its port: {text!r}")
-        port = port[1:] if port else ""
-        colon = ":" if bracket and text.endswith(f":{port}") and port else ""
+            raise AddressError("no IPv6 address in the brackets") from None
+        if not bracket or not (rest == "" or rest.startswith(":")):
+            raise AddressError(f"more around the IPv6 address {host} than brackets and a port")
+        colon, port = rest[:1], rest[1:]
     else:
         if text.count(":") > 1:
-            raise AddressError(f"more than one ':' in {text!r}; an IPv6 address stands in brackets, as in [::1]:61613")
+            raise AddressError("more than one ':' in a host; an IPv6 address stands in brackets, as in [::1]:61613")
         host, colon, port = text.partition(":")
         host = _decoded(host, "host")
         if not host:
-            raise AddressError(f"no host in {text!r}" if text else "no host; one looks like localhost:61613")
+            raise AddressError("no host; one looks like localhost:61613")
         if _NOT_IN_HOSTS.search(host):
-            raise AddressError(f"no name of a host: {host!r}")
+            raise AddressError("a character in a host that no name of a host has")
     if not colon:
         return Address(scheme, host, _PORTS[scheme], path)
-    if not (port.isascii() and port.isdigit() and len(port) <= 5 and 0 < int(port) <= _MAX_PORT):
-        raise AddressError(f"no port from 1 to {_MAX_PORT}: {port!r} in {text!r}")
+    if not (port.isascii() and port.isdigit()):
+        raise AddressError(f"no number of a port after the host {host!r}")
+    if len(port) > 5 or not 0 < int(port) <= _MAX_PORT:
+        raise AddressError(f"no port from 1 to {_MAX_PORT}: {port[:20]} of the host {host!r}")
     return Address(scheme, host, int(port), path)

@@ -146,6 +146,8 @@ async def _look_up(address: Address, seconds: float) -> list[str]:
             found = await loop.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)
     except TimeoutError:
         raise ConnectionLost(f"the look-up of the host {address.host!r} took over {seconds:g} s") from None
+    except UnicodeError:
+        raise ConnectionLost(f"no host can have the name {address.host!r}") from None
     except OSError as error:
         raise ConnectionLost(connect_reason(error, address.endpoint)) from error
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))

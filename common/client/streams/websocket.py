@@ -193,7 +193,7 @@ async def open_websocket(
         opened = True
     except TimeoutError:
         raise ConnectionLost(f"no connection to {address.endpoint} within {seconds:.3g} s") from None
-    except (OSError, aiohttp.ClientError) as error:
+    except (OSError, UnicodeError, aiohttp.ClientError) as error:
         raise ConnectionLost(_reason(error, address.endpoint)) from error
     finally:
         if not opened:
