@@ -1,1 +1,52 @@
-"""The asyncio STOMP client: `Client` reconnects and resumes; `Peer` is frames in, frames out."""
+"""The STOMP client: `Client` reconnects and resumes, `connect_sync` is for scripts, `Peer` is frames in, frames out."""
+
+from common.client.address import Address, Target, parse_target
+from common.client.backoff import Backoff
+from common.client.client import Client
+from common.client.errors import (
+    AddressError,
+    AlreadySettled,
+    BrokerError,
+    ClientClosed,
+    ClientError,
+    ConnectFailed,
+    ConnectionClosed,
+    ConnectionLost,
+    OutcomeUnknown,
+    ProtocolFault,
+    StaleDelivery,
+    TransactionLost,
+)
+from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected
+from common.client.message import Message
+from common.client.receipt import Receipt
+from common.client.subscription import Subscription
+from common.client.transaction import Transaction
+
+__all__ = [
+    "Address",
+    "AddressError",
+    "AlreadySettled",
+    "Backoff",
+    "BrokerError",
+    "Client",
+    "ClientClosed",
+    "ClientError",
+    "ClientEvent",
+    "ConnectFailed",
+    "ConnectFailing",
+    "Connected",
+    "ConnectionClosed",
+    "ConnectionLost",
+    "Disconnected",
+    "Message",
+    "OutcomeUnknown",
+    "ProtocolFault",
+    "Receipt",
+    "StaleDelivery",
+    "Subscription",
+    "Target",
+    "Transaction",
+    "TransactionLost",
+    "parse_target",
+]

@@ -1,0 +1,332 @@
+"""What keeps a client connected: one session after another, each of which takes up what the last one left.
+
+Owns the current session, the frames without RECEIPT, the subscriptions and the order of all that. A new session gets
+the subscriptions first, then the frames without RECEIPT in their order, then what is new.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from ssl import SSLContext
+from typing import TYPE_CHECKING
+
+from common.client import frames
+from common.client.address import Address
+from common.client.backoff import Backoff
+from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
+from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected
+from common.client.incoming import Incoming
+from common.client.receipt import Receipt
+from common.client.session import Session
+from common.client.unconfirmed import OnLoss, Unconfirmed
+from common.errors import ErrorCode
+from common.frame import Frame
+
+if TYPE_CHECKING:
+    from common.client.subscription import Subscription
+
+__all__ = ["Link", "Settings"]
+
+_NOBODYS_FAULT = frozenset(
+    {
+        ErrorCode.SHUTTING_DOWN,
+        ErrorCode.CLOSED_BY_OPERATOR,
+        ErrorCode.TOO_MANY_CONNECTIONS,
+        ErrorCode.HEART_BEAT_TIMEOUT,
+        ErrorCode.SLOW_CONSUMER,
+        ErrorCode.CONNECT_TIMEOUT,
+        ErrorCode.INTERNAL_ERROR,
+    }
+)
+"""ERRORs that refuse no frame: what was under way is tried again."""
+
+_CLOSING = 1.0
+"""Seconds that the last bytes may take to leave."""
+
+_MOST_REFUSALS = 3
+"""Sessions in a row that end with an ERROR which names no frame, until the client takes it for an answer."""
+
+
+@dataclass(slots=True)
+class Settings:
+    """How to connect. `heart_beat` in milliseconds, times in seconds."""
+
+    addresses: tuple[Address, ...]
+    # It may hold a passcode.
+    connect: Frame = field(repr=False)
+    heart_beat: tuple[int, int]
+    ssl: SSLContext | None
+    connect_timeout: float
+    backoff: Backoff | None
+    on_event: Callable[[ClientEvent], None] | None
+
+
+class Link:
+    """One client's. `connect`, then it keeps connected until `close`, or until its back-off gives up."""
+
+    def __init__(self, settings: Settings, *, window: int, window_bytes: int, buffer_bytes: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._settings = settings
+        self.unconfirmed = Unconfirmed(window, window_bytes)
+        self.incoming = Incoming(buffer_bytes, self._awaited)
+        self.session: Session | None = None
+        self._subscriptions: dict[str, Subscription] = {}
+        self._next_address = 0
+        self._ended: ClientError | None = None
+        self._loss: asyncio.Future[tuple[Session, ClientError]] | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._keeper: asyncio.Task[None] | None = None
+        self._draining = 0
+        # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
+        self._fruitful = self._refused = False
+        # Sessions in a row that were refused so, and sessions and rounds in a row that led to nothing.
+        self._refusals = self._barren = 0
+        self._lost_at = self._connected_at = self._loop.time()
+
+    # --- connecting
+
+    async def connect(self, *, patient: bool) -> None:
+        """Connect for the first time; `patient` if by the back-off instead of one round over the addresses.
+
+        Raises ConnectFailed.
+        """
+        self._adopt(await (self._reach() if patient else self._round()))
+        self._keeper = asyncio.create_task(self._keep(), name="stampede client")
+
+    async def _keep(self) -> None:
+        try:
+            while self._loss is not None:
+                session, error = await self._loss
+                await session.wait_closed()
+                if self._settings.backoff is None or self._refusals >= _MOST_REFUSALS:
+                    self.end(error)
+                    return
+                self._adopt(await self._reach())
+        except ConnectFailed as error:
+            self.end(error)
+
+    async def _reach(self) -> Session:
+        """Rounds over the addresses until one answers. Raises ConnectFailed when the back-off gives up."""
+        backoff = self._settings.backoff or Backoff()
+        failures = self._barren
+        if failures:
+            await asyncio.sleep(backoff.wait(failures, random.random))
+        while True:
+            try:
+                return await self._round()
+            except ConnectFailed as error:
+                failures += 1
+                wait = backoff.wait(failures, random.random)
+                tried = self._loop.time() + wait - self._lost_at
+                if backoff.give_up_after is not None and tried > backoff.give_up_after:
+                    raise
+                self._tell(ConnectFailing(error, failures, wait))
+                await asyncio.sleep(wait)
+
+    async def _round(self) -> Session:
+        """One attempt at each address, beginning with the one after the last that was used."""
+        settings = self._settings
+        count = len(settings.addresses)
+        attempts: list[tuple[Address, Exception]] = []
+        for index in range(self._next_address, self._next_address + count):
+            address = settings.addresses[index % count]
+            try:
+                session = await Session.open(
+                    address,
+                    settings.connect,
+                    settings.heart_beat,
+                    self,
+                    ssl=settings.ssl,
+                    within=settings.connect_timeout,
+                )
+            except ClientError as error:
+                attempts.append((address, error))
+            else:
+                self._next_address = (index + 1) % count
+                return session
+        raise ConnectFailed(attempts)
+
+    def _adopt(self, session: Session) -> None:
+        self._loss = self._loop.create_future()
+        self._fruitful = self._refused = False
+        self._connected_at = self._loop.time()
+        if session.loss is not None:
+            self._note_loss(session, session.loss)
+            return
+        self.session = session
+        self.incoming.connected(session)
+        again = self.unconfirmed.again()
+        for subscription in list(self._subscriptions.values()):
+            subscription.subscribe(session)
+        for frame in again:
+            session.send(frame)
+        self._wake()
+        self._tell(
+            Connected(
+                session.address,
+                session.id,
+                session.server,
+                session.version.label,
+                resumed=len(self._subscriptions),
+                resent=len(again),
+            )
+        )
+
+    def _tell(self, event: ClientEvent) -> None:
+        if self._settings.on_event is not None:
+            # In a turn of its own: what it raises is the loop's to report.
+            self._loop.call_soon(self._settings.on_event, event)
+
+    # --- for those who write
+
+    async def connected(self) -> Session:
+        """The current session; waits until there is one. Raises what ended the client."""
+        while self.session is None:
+            self.check()
+            waiter = self._loop.create_future()
+            self._waiting.append(waiter)
+            await waiter
+        return self.session
+
+    def check(self) -> None:
+        """Raise what ended the client, if it has ended."""
+        if self._ended is not None:
+            raise self._ended
+
+    def _wake(self) -> None:
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiting.clear()
+
+    async def drained(self, session: Session) -> None:
+        """Wait while the broker takes less than is written."""
+        if session.congested:
+            self._draining += 1
+            self.incoming.go_on()
+            try:
+                await session.drained()
+            finally:
+                self._draining -= 1
+
+    def _awaited(self) -> int:
+        return self._draining + len(self.unconfirmed)
+
+    def request(self, session: Session | None, frame: Frame, on_loss: OnLoss, size: int = 0) -> asyncio.Future[Receipt]:
+        """Write `frame`, which gets a `receipt` header, and return the future of its RECEIPT; see `Unconfirmed.add`.
+        Without a session, what is written again waits for the next one."""
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        self.unconfirmed.add(frame, future, on_loss, size)
+        self.incoming.go_on()
+        if session is not None:
+            session.send(frame)
+        return future
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Make it now, and on each connection to come. Raises what ended the client."""
+        self.check()
+        if subscription.id in self._subscriptions:
+            raise ClientError(f"there is a subscription with the id {subscription.id!r}")
+        self._subscriptions[subscription.id] = subscription
+        if self.session is not None:
+            subscription.subscribe(self.session)
+
+    def unsubscribe(self, subscription: Subscription) -> asyncio.Future[Receipt] | None:
+        """Forget it, and tell the broker if it knows it."""
+        if self._subscriptions.pop(subscription.id, None) is None or self.session is None:
+            return None
+        return self.request(self.session, frames.unsubscribe(subscription.id), OnLoss.DONE)
+
+    # --- of the session
+
+    def on_frame(self, session: Session, frame: Frame) -> None:
+        command = frame.command
+        if session is not self.session:
+            # Not taken up yet, or given up before the end of this read.
+            if command == "ERROR":
+                session.fail(BrokerError(frame))
+        elif command == "MESSAGE":
+            self._fruitful = True
+            subscription = self._subscriptions.get(frame.get("subscription") or "")
+            if subscription is not None:
+                subscription.take(session, frame)
+        elif command == "RECEIPT":
+            self._fruitful = True
+            self.unconfirmed.confirm(frame)
+        elif command == "ERROR":
+            error = BrokerError(frame)
+            if error.code not in _NOBODYS_FAULT and not self.unconfirmed.refuse(frame.get("receipt-id"), error):
+                self._refused = True
+                self._refusals += 1
+            # The broker closes too (1.2 section ERROR), but not every broker does.
+            session.fail(error)
+
+    def on_lost(self, session: Session, error: ClientError) -> None:
+        if session is not self.session:
+            return
+        self.session = None
+        self.incoming.connected(None)
+        unknown = self.unconfirmed.unknown
+        self.unconfirmed.lost(error)
+        for subscription in list(self._subscriptions.values()):
+            subscription.lost(error)
+        self._tell(Disconnected(session.address, session.id, error, self.unconfirmed.sends, unknown))
+        self._note_loss(session, error)
+
+    def _note_loss(self, session: Session, error: ClientError) -> None:
+        now = self._loop.time()
+        longest = self._settings.backoff.longest if self._settings.backoff is not None else 0
+        lasted = now - self._connected_at > longest
+        if lasted or not self._refused:
+            self._refusals = 0
+        if lasted or (self._fruitful and not self._refused):
+            self._barren = 0
+            self._lost_at = now
+        else:
+            self._barren += 1
+        if self._loss is not None:
+            self._loss.set_result((session, error))
+
+    # --- its end
+
+    async def close(self, within: float) -> None:
+        """Wait for what is unconfirmed, DISCONNECT, close: in at most `within` seconds.
+
+        Raises ClientClosed if SENDs are still unconfirmed then, as their futures do.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                while self.unconfirmed.sends:
+                    await self.unconfirmed.idle()
+                if self.session is not None:
+                    await self.request(self.session, frames.disconnect(), OnLoss.DONE)
+        left = self.unconfirmed.sends
+        await self.stop()
+        if left:
+            raise ClientClosed(f"closed after {within:g} s, with {left} SENDs that the broker has not confirmed")
+
+    async def stop(self) -> None:
+        """End at once: what is unconfirmed fails with ClientClosed."""
+        session = self.session
+        self.end(ClientClosed())
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.wait([self._keeper])
+        if session is not None:
+            await session.close(_CLOSING)
+
+    def end(self, error: ClientError) -> None:
+        """It is over, for `error`: all that waits gets it."""
+        if self._ended is None:
+            self._ended = error
+        self.session = None
+        self.incoming.connected(None)
+        self.unconfirmed.end(error)
+        for subscription in list(self._subscriptions.values()):
+            subscription.end(error)
+        self._subscriptions.clear()
+        self._wake()

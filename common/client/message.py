@@ -1,0 +1,144 @@
+"""A message as its consumer gets it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from common.client.bodies import Body, decode_text
+from common.client.errors import ClientError
+from common.frame import Frame
+
+if TYPE_CHECKING:
+    from common.client.receipt import Receipt
+    from common.client.session import Session
+    from common.client.subscription import Subscription
+    from common.client.transaction import Transaction
+
+__all__ = ["Message"]
+
+
+class Message:
+    """A MESSAGE frame. `body` is its bytes, `text` and `json()` read it; `get` reads a header.
+
+    `number` counts the messages of its subscription, `session` is the connection it came on.
+    With `ack:client` or `client-individual` one of `ack` and `nack` settles it, on the connection it came on.
+    """
+
+    __slots__ = ("frame", "number", "session", "settled_alone", "subscription")
+
+    def __init__(self, frame: Frame, subscription: Subscription, session: Session, number: int, settled: bool) -> None:
+        self.frame = frame
+        self.subscription = subscription
+        self.session = session
+        self.number = number
+        self.settled_alone = settled
+
+    def __repr__(self) -> str:
+        return f"<Message {self.id} of {self.destination}, {len(self.body)} bytes>"
+
+    @property
+    def body(self) -> bytes:
+        """The body as it came."""
+        return self.frame.body
+
+    @property
+    def text(self) -> str:
+        """The body in the charset of its content type, UTF-8 without one. Raises ValueError if it is not that."""
+        return decode_text(self.frame.body, self.content_type)
+
+    def json(self) -> Any:
+        """The body read as JSON, whatever its content type is. Raises ValueError if it is none."""
+        return json.loads(self.frame.body)
+
+    def get(self, name: str) -> str | None:
+        """The value of a header, the first if it is repeated, or None."""
+        return self.frame.get(name)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers; of one that is repeated the first (1.2 section Repeated Header Entries)."""
+        return dict(reversed(self.frame.headers))
+
+    @property
+    def id(self) -> str:
+        """`message-id`."""
+        return self.frame.get("message-id") or ""
+
+    @property
+    def destination(self) -> str:
+        """Where it was sent to."""
+        return self.frame.get("destination") or ""
+
+    @property
+    def content_type(self) -> str | None:
+        """`content-type`, None without one."""
+        return self.frame.get("content-type")
+
+    @property
+    def reply_to(self) -> str | None:
+        """Where an answer is wanted, None if none is."""
+        return self.frame.get("reply-to")
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it may have been delivered before."""
+        return self.frame.get("redelivered") == "true"
+
+    @property
+    def delivery_count(self) -> int:
+        """How often it was delivered, this time included, as far as the broker says so."""
+        text = self.frame.get("delivery-count")
+        return int(text) if text is not None and text.isdecimal() else 1 + self.redelivered
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to acknowledge."""
+        return self.settled_alone or self.number <= self.subscription.settled_up_to
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the connection it came on is still there. If not, a message that was not settled comes again."""
+        return self.session.loss is None
+
+    async def ack(self, *, transaction: Transaction | None = None, receipt: bool = False) -> Receipt | None:
+        """It is done with; with `ack:client` all that came before it on its subscription, too. With `receipt` wait
+        until the broker has taken that to its disk.
+
+        Raises StaleDelivery if the connection it came on is gone, AlreadySettled, and with `receipt` BrokerError and
+        OutcomeUnknown.
+        """
+        return await self.subscription.settle(self, "ACK", [], transaction, receipt)
+
+    async def nack(
+        self,
+        *,
+        delay: float | None = None,
+        requeue: bool = True,
+        reason: str | None = None,
+        transaction: Transaction | None = None,
+        receipt: bool = False,
+    ) -> Receipt | None:
+        """It failed: the broker delivers it again, after `delay` seconds if given, or makes it a dead letter without
+        `requeue`, with its `reason`. Those three are Stampede's. Raises as `ack` does."""
+        headers: list[tuple[str, str]] = []
+        if delay is not None:
+            headers.append(("delay", str(round(delay * 1000))))
+        if not requeue:
+            headers.append(("requeue", "false"))
+        if reason is not None:
+            headers.append(("reason", reason))
+        return await self.subscription.settle(self, "NACK", headers, transaction, receipt)
+
+    async def reply(self, body: Body = b"", **options: Any) -> Receipt | None:
+        """Send `body` to `reply_to`, with the `correlation-id` that came; `options` as in `Client.send`.
+
+        Raises ClientError if no answer is wanted.
+        """
+        if self.reply_to is None:
+            raise ClientError(f"{self!r} has no reply-to")
+        headers = list(options.pop("headers", ()))
+        correlation_id = self.get("correlation-id")
+        if correlation_id is not None:
+            headers.append(("correlation-id", correlation_id))
+        return await self.subscription.client.send(self.reply_to, body, headers=headers, **options)

@@ -1,0 +1,285 @@
+"""A subscription of a client: made again on every connection, and what it has received and nobody has taken yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Self
+
+from common.client import frames
+from common.client.errors import AlreadySettled, ClientError, ConnectionLost, StaleDelivery
+from common.client.message import Message
+from common.client.receipt import Receipt
+from common.client.unconfirmed import OnLoss
+from common.frame import Frame
+
+if TYPE_CHECKING:
+    from common.client.client import Client
+    from common.client.link import Link
+    from common.client.session import Session
+    from common.client.transaction import Transaction
+
+__all__ = ["OnMessage", "Subscription"]
+
+OnMessage = Callable[[Message], Awaitable[object]]
+
+_MESSAGE_BYTES = 400
+"""What a message costs in memory beside its body, roughly."""
+
+
+class Subscription:
+    """Made by `Client.subscribe`; an asynchronous context manager and iterator of its messages.
+
+    `ack` is its mode, `id` its STOMP id. Several tasks may iterate: each message goes to one of them.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        link: Link,
+        destination: str,
+        id: str,
+        ack: str,
+        headers: list[tuple[str, str]],
+        on_message: OnMessage | None,
+        browse: bool,
+    ) -> None:
+        self.client = client
+        self._link = link
+        self.destination = destination
+        self.id = id
+        self.ack = ack
+        self.settled_up_to = 0
+        self._headers = headers
+        self._on_message = on_message
+        self._browse = browse
+        self._buffer: deque[Message] = deque()
+        self._waiters: deque[asyncio.Future[None]] = deque()
+        self._received = 0
+        self._made: asyncio.Future[Receipt] | None = None
+        self._started = False
+        self._ended = False
+        self._error: ClientError | None = None
+        self._handler: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Subscription {self.id} to {self.destination}>"
+
+    # --- its life
+
+    async def start(self) -> None:
+        """SUBSCRIBE, and wait until the broker has confirmed it. Raises BrokerError, ClientClosed, ConnectFailed."""
+        if self._started:
+            raise ClientError(f"{self!r} was started before; subscribe again for another")
+        self._started = True
+        made = self._made = asyncio.get_running_loop().create_future()
+        try:
+            self._link.subscribe(self)
+            await made
+        except BaseException as error:
+            self._leave(error if isinstance(error, ClientError) else None)
+            raise
+        if self._on_message is not None:
+            self._handler = asyncio.create_task(self._handle(self._on_message), name=f"stampede {self!r}")
+
+    async def stop(self) -> None:
+        """UNSUBSCRIBE, and wait until the broker has confirmed it. What is not settled goes back to its queue; a
+        durable subscription goes on at the broker, see `Client.end_durable`. Messages not taken yet are dropped."""
+        if self._handler is not None and self._handler is not asyncio.current_task():
+            self._handler.cancel()
+            await asyncio.wait([self._handler])
+        unsubscribed = self._leave(None)
+        if unsubscribed is not None:
+            await unsubscribed
+
+    def _leave(self, error: ClientError | None) -> asyncio.Future[Receipt] | None:
+        if not self._ended:
+            self.end(error)
+            return self._link.unsubscribe(self)
+        return None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    def subscribe(self, session: Session) -> None:
+        """Write SUBSCRIBE to a new connection."""
+        frame = frames.subscribe(self.destination, id=self.id, ack=self.ack, headers=self._headers)
+        confirmed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
+        self._link.unconfirmed.add(frame, confirmed, OnLoss.FORGET)
+        confirmed.add_done_callback(self._subscribed)
+        session.send(frame)
+
+    def _subscribed(self, confirmed: asyncio.Future[Receipt]) -> None:
+        if confirmed.cancelled() or self._ended:
+            return
+        error = confirmed.exception()
+        if error is None:
+            self.made(confirmed.result())
+        elif isinstance(error, ClientError):
+            # Whoever waits in `start` gets it, else whoever iterates.
+            self._leave(error)
+
+    def made(self, receipt: Receipt) -> None:
+        """The broker has it."""
+        if self._made is not None and not self._made.done():
+            self._made.set_result(receipt)
+
+    def lost(self, error: ClientError) -> None:
+        """The connection is gone. What was received with `ack:auto` is still there; anything else comes again."""
+        if self._browse:
+            self._leave(ConnectionLost(f"the browsing of {self.destination} ended early: {error}"))
+        elif self.ack != "auto":
+            self._drop_buffer()
+
+    def end(self, error: ClientError | None) -> None:
+        """Nothing comes any more; iterating ends, with `error` if there is one, after what was received."""
+        if self._ended:
+            return
+        self._ended = True
+        self._error = error
+        made = self._made
+        if made is not None and not made.done() and error is not None:
+            made.set_exception(error)
+        if error is None or self.ack != "auto":
+            self._drop_buffer()
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    def _drop_buffer(self) -> None:
+        self._link.incoming.taken(sum(_size(message) for message in self._buffer))
+        self._buffer.clear()
+
+    # --- messages
+
+    def take(self, session: Session, frame: Frame) -> None:
+        """A MESSAGE of this subscription has come."""
+        if self._browse and frame.get("browser") == "end":
+            # What was browsed before is still to be read.
+            self._ended = True
+            self._link.unsubscribe(self)
+        else:
+            self._received = number = self._received + 1
+            message = Message(frame, self, session, number, self.ack == "auto")
+            self._buffer.append(message)
+            self._link.incoming.received(_size(message))
+        self._wake()
+
+    def _wake(self) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        while not self._buffer:
+            if self._ended:
+                self._wake()
+                if self._error is not None:
+                    raise self._error
+                raise StopAsyncIteration
+            if not self._started:
+                raise ClientError(f"{self!r} is not started: use 'async with', or await start()")
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter.done() and not waiter.cancelled():
+                    # It was this one's turn: somebody else's now.
+                    self._wake()
+                raise
+        message = self._buffer.popleft()
+        self._link.incoming.taken(_size(message))
+        return message
+
+    async def _handle(self, on_message: OnMessage) -> None:
+        """Settle each message by whether `on_message` returns."""
+        try:
+            async for message in self:
+                await self._handle_one(on_message, message)
+        except ClientError as error:
+            self._report("a subscription has ended", error)
+
+    async def _handle_one(self, on_message: OnMessage, message: Message) -> None:
+        try:
+            await on_message(message)
+        except Exception as error:  # noqa: BLE001 - whatever the user's code raises means: not done
+            self._report(f"on_message failed for {message!r}", error)
+            await self._settle(message, failed=True)
+        else:
+            await self._settle(message, failed=False)
+
+    async def _settle(self, message: Message, *, failed: bool) -> None:
+        if message.settled or not message.is_current:
+            # Settled by on_message itself, or delivered again on the new connection.
+            return
+        if failed:
+            await message.nack()
+        else:
+            await message.ack()
+
+    async def settle(
+        self,
+        message: Message,
+        command: Literal["ACK", "NACK"],
+        headers: list[tuple[str, str]],
+        transaction: Transaction | None,
+        receipt: bool,
+    ) -> Receipt | None:
+        """ACK or NACK one of its messages, see `Message.ack`."""
+        if message.settled:
+            by = "it is ack:auto" if self.ack == "auto" else "it had an ACK or NACK"
+            raise AlreadySettled(f"{command} of {message!r}: {by}")
+        session = message.session
+        if session.loss is not None or (transaction is not None and transaction.session is not session):
+            raise StaleDelivery(
+                f"{command} of {message!r}, which came on another connection: it comes again if it was not settled"
+            )
+        make = frames.ack if command == "ACK" else frames.nack
+        name = None if transaction is None else transaction.name
+        frame = make(message.frame, version=session.version, transaction=name, headers=headers)
+        undo = self._note_settled(message)
+        if transaction is not None:
+            transaction.on_undone(undo)
+        if receipt:
+            return await self._link.request(session, frame, OnLoss.UNKNOWN)
+        session.send(frame)
+        if session.congested:
+            await self._link.drained(session)
+        return None
+
+    def _note_settled(self, message: Message) -> Callable[[], None]:
+        """Returns what takes it back."""
+        if self.ack == "client":
+            before, self.settled_up_to = self.settled_up_to, message.number
+
+            def undo() -> None:
+                self.settled_up_to = before
+        else:
+            message.settled_alone = True
+
+            def undo() -> None:
+                message.settled_alone = False
+
+        return undo
+
+    def _report(self, what: str, error: Exception) -> None:
+        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error, "subscription": self})
+
+
+def _size(message: Message) -> int:
+    return len(message.frame.body) + _MESSAGE_BYTES

@@ -1,0 +1,168 @@
+"""Frames whose RECEIPT has not come yet, in their order, and what becomes of each when the connection is lost.
+
+Knows no connection: frames that are to be written again come out of `again`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import Enum
+
+from common.client.errors import ClientError, OutcomeUnknown
+from common.client.receipt import Receipt
+from common.frame import Frame
+
+__all__ = ["OnLoss", "Unconfirmed"]
+
+
+class OnLoss(Enum):
+    """What happens to a frame without RECEIPT when its connection is lost."""
+
+    AGAIN = "again"
+    """It is written again on the next connection: a SEND with a key, or one that may come twice."""
+    UNKNOWN = "unknown"
+    """Whoever waits is told that nobody knows."""
+    DONE = "done"
+    """The loss has done what it was to do, an UNSUBSCRIBE for one."""
+    FORGET = "forget"
+    """Somebody makes another frame of it: a SUBSCRIBE for one. Its future is cancelled."""
+
+
+class _Awaited:
+    __slots__ = ("blind", "frame", "future", "on_loss", "size")
+
+    def __init__(self, frame: Frame, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int, blind: int) -> None:
+        self.frame = frame
+        self.future = future
+        self.on_loss = on_loss
+        self.size = size
+        self.blind = blind
+
+
+class Unconfirmed:
+    """The frames of one client that await a RECEIPT. `window` SENDs and `window_bytes` of them have room; a single
+    one has it always."""
+
+    def __init__(self, window: int, window_bytes: int) -> None:
+        self._window = window
+        self._window_bytes = window_bytes
+        self._frames: dict[str, _Awaited] = {}
+        self._last_id = 0
+        self._sends = 0
+        self._bytes = 0
+        self._blind = 0
+        self._proven = 0
+        self._room: list[asyncio.Future[None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def sends(self) -> int:
+        """How many SENDs there are among them."""
+        return self._sends
+
+    @property
+    def unknown(self) -> int:
+        """How many SENDs without a receipt were written after the last frame that the broker has confirmed."""
+        return self._blind - self._proven
+
+    def add(self, frame: Frame, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int = 0) -> None:
+        """Give `frame` a `receipt` header and remember it; `size` is its share of the window in bytes, 0 if it has
+        none. `future` gets the Receipt, BrokerError, or what its `on_loss` brings."""
+        self._last_id += 1
+        id = str(self._last_id)
+        frame.headers.append(("receipt", id))
+        self._frames[id] = _Awaited(frame, future, on_loss, size, self._blind)
+        if size:
+            self._sends += 1
+            self._bytes += size
+
+    def add_blind(self) -> None:
+        """A SEND without a receipt is written."""
+        self._blind += 1
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another SEND may be added."""
+        return self._sends < self._window and (self._bytes < self._window_bytes or not self._sends)
+
+    async def room(self) -> None:
+        """Wait until it may have room; look again then."""
+        await _wait_in(self._room)
+
+    async def idle(self) -> None:
+        """Wait until there may be no SEND; look again then."""
+        await _wait_in(self._idle)
+
+    def confirm(self, frame: Frame) -> None:
+        """A RECEIPT has come. One that nothing waits for is ignored."""
+        awaited = self._take(frame.get("receipt-id") or "")
+        if awaited is not None:
+            self._proven = max(self._proven, awaited.blind)
+            if not awaited.future.done():
+                awaited.future.set_result(Receipt(frame))
+
+    def refuse(self, receipt_id: str | None, error: ClientError) -> bool:
+        """The broker has refused this frame; without an id the only one there is. Returns whether there was one."""
+        if receipt_id is None and len(self._frames) == 1:
+            receipt_id = next(iter(self._frames))
+        awaited = self._take(receipt_id or "")
+        if awaited is not None and not awaited.future.done():
+            awaited.future.set_exception(error)
+        return awaited is not None
+
+    def _take(self, id: str) -> _Awaited | None:
+        awaited = self._frames.pop(id, None)
+        if awaited is not None and awaited.size:
+            self._sends -= 1
+            self._bytes -= awaited.size
+            if self._room and self.has_room:
+                _wake(self._room)
+            if self._idle and not self._sends:
+                _wake(self._idle)
+        return awaited
+
+    def lost(self, error: ClientError) -> None:
+        """The connection is gone, for `error`: what is not written again is settled one way or the other."""
+        for id, awaited in list(self._frames.items()):
+            if awaited.on_loss is OnLoss.AGAIN:
+                continue
+            self._take(id)
+            if awaited.future.done():
+                continue
+            if awaited.on_loss is OnLoss.FORGET:
+                awaited.future.cancel()
+            elif awaited.on_loss is OnLoss.UNKNOWN:
+                awaited.future.set_exception(OutcomeUnknown(awaited.frame, error))
+            else:
+                awaited.future.set_result(Receipt(Frame("RECEIPT")))
+        self._proven = self._blind
+
+    def again(self) -> list[Frame]:
+        """What is to be written on a new connection, in its order."""
+        return [awaited.frame for awaited in self._frames.values()]
+
+    def end(self, error: ClientError) -> None:
+        """There will be no other connection: all that is left fails with `error`."""
+        for awaited in self._frames.values():
+            if not awaited.future.done():
+                awaited.future.set_exception(error)
+        self._frames.clear()
+        self._sends = self._bytes = 0
+        _wake(self._room)
+        _wake(self._idle)
+
+
+async def _wait_in(line: list[asyncio.Future[None]]) -> None:
+    waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    line.append(waiter)
+    await waiter
+
+
+def _wake(line: list[asyncio.Future[None]]) -> None:
+    for waiter in line:
+        if not waiter.done():
+            waiter.set_result(None)
+    line.clear()
