@@ -1,5 +1,6 @@
 """The STOMP client: `Client` reconnects and resumes, `connect_sync` is for scripts, `Peer` is frames in, frames out."""
 
+from common.client import frames
 from common.client.address import Address, Target, parse_target
 from common.client.backoff import Backoff
 from common.client.client import Client
@@ -19,8 +20,10 @@ from common.client.errors import (
 )
 from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected
 from common.client.message import Message
+from common.client.peer import Peer
 from common.client.receipt import Receipt
 from common.client.subscription import Subscription
+from common.client.sync import SyncClient, SyncMessage, SyncSubscription, SyncTransaction, connect_sync
 from common.client.transaction import Transaction
 
 __all__ = [
@@ -41,12 +44,19 @@ __all__ = [
     "Disconnected",
     "Message",
     "OutcomeUnknown",
+    "Peer",
     "ProtocolFault",
     "Receipt",
     "StaleDelivery",
     "Subscription",
+    "SyncClient",
+    "SyncMessage",
+    "SyncSubscription",
+    "SyncTransaction",
     "Target",
     "Transaction",
     "TransactionLost",
+    "connect_sync",
+    "frames",
     "parse_target",
 ]

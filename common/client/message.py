@@ -15,27 +15,19 @@ if TYPE_CHECKING:
     from common.client.subscription import Subscription
     from common.client.transaction import Transaction
 
-__all__ = ["Message"]
+__all__ = ["Content", "Message"]
 
 
-class Message:
-    """A MESSAGE frame. `body` is its bytes, `text` and `json()` read it; `get` reads a header.
+class Content:
+    """What a MESSAGE frame says. `body` is its bytes, `text` and `json()` read it; `get` reads a header."""
 
-    `number` counts the messages of its subscription, `session` is the connection it came on.
-    With `ack:client` or `client-individual` one of `ack` and `nack` settles it, on the connection it came on.
-    """
+    __slots__ = ("frame",)
 
-    __slots__ = ("frame", "number", "session", "settled_alone", "subscription")
-
-    def __init__(self, frame: Frame, subscription: Subscription, session: Session, number: int, settled: bool) -> None:
+    def __init__(self, frame: Frame) -> None:
         self.frame = frame
-        self.subscription = subscription
-        self.session = session
-        self.number = number
-        self.settled_alone = settled
 
     def __repr__(self) -> str:
-        return f"<Message {self.id} of {self.destination}, {len(self.body)} bytes>"
+        return f"<{type(self).__name__} {self.id} of {self.destination}, {len(self.body)} bytes>"
 
     @property
     def body(self) -> bytes:
@@ -58,7 +50,10 @@ class Message:
     @property
     def headers(self) -> dict[str, str]:
         """All headers; of one that is repeated the first (1.2 section Repeated Header Entries)."""
-        return dict(reversed(self.frame.headers))
+        found: dict[str, str] = {}
+        for name, value in self.frame.headers:
+            found.setdefault(name, value)
+        return found
 
     @property
     def id(self) -> str:
@@ -90,6 +85,22 @@ class Message:
         """How often it was delivered, this time included, as far as the broker says so."""
         text = self.frame.get("delivery-count")
         return int(text) if text is not None and text.isdecimal() else 1 + self.redelivered
+
+
+class Message(Content):
+    """A message and the subscription it came by; `number` counts those, `session` is the connection it came on.
+
+    With `ack:client` or `client-individual` one of `ack` and `nack` settles it, on that connection.
+    """
+
+    __slots__ = ("number", "session", "settled_alone", "subscription")
+
+    def __init__(self, frame: Frame, subscription: Subscription, session: Session, number: int, settled: bool) -> None:
+        self.frame = frame
+        self.subscription = subscription
+        self.session = session
+        self.number = number
+        self.settled_alone = settled
 
     @property
     def settled(self) -> bool:

@@ -12,18 +12,14 @@ from typing import Protocol, Self
 from common.client.address import Address
 from common.client.beats import Beats
 from common.client.errors import BrokerError, ClientError, ConnectionLost, ProtocolFault
+from common.client.limits import GENEROUS
 from common.client.streams import Stream, open_stream
-from common.codec import Decoder, Limits, encode
+from common.codec import Decoder, encode
 from common.errors import StompError
 from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
 
-__all__ = ["GENEROUS", "Session", "SessionEvents"]
-
-GENEROUS = Limits(
-    command_bytes=64, header_count=1024, header_line_bytes=1 << 20, head_bytes=4 << 20, body_bytes=1 << 30
-)
-"""What a client takes from a broker, in bytes and counts: more than a broker takes from clients."""
+__all__ = ["Session", "SessionEvents"]
 
 _FLUSH_BYTES = 64 << 10
 _EOL = b"\n"

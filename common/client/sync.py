@@ -1,0 +1,307 @@
+"""The client for scripts: the same as `Client`, each call of which returns when it is done.
+
+    with connect_sync("stomp://localhost:61613") as client:
+        client.send("/queue/orders", {"id": 1})
+
+The connection lives in a thread of its own, so heart-beats go on while the script computes, and calls may come from
+several threads. What is not said here is said at the call of the same name of `Client`, `Subscription` and `Message`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from common.client.bodies import Body
+from common.client.client import Client
+from common.client.frames import Headers
+from common.client.message import Content, Message
+from common.client.receipt import Receipt
+from common.client.subscription import Subscription
+from common.client.transaction import Transaction
+
+__all__ = ["SyncClient", "SyncMessage", "SyncSubscription", "SyncTransaction", "connect_sync"]
+
+Result = TypeVar("Result")
+
+
+def connect_sync(target: str | Sequence[str], **options: Any) -> SyncClient:
+    """Connect as `Client(target, **options)` would, and return when that is done. Raises ConnectFailed."""
+    return SyncClient(target, **options)
+
+
+class _Thread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="stampede client", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def begin(self, call: Coroutine[Any, Any, Result]) -> concurrent.futures.Future[Result]:
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def call(self, call: Coroutine[Any, Any, Result]) -> Result:
+        future = self.begin(call)
+        try:
+            return future.result()
+        except BaseException:
+            # Ctrl-C leaves the wait; what was waited for is not wanted any more.
+            future.cancel()
+            raise
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+
+
+class SyncClient:
+    """Made by `connect_sync`; a context manager. Times are in seconds."""
+
+    def __init__(self, target: str | Sequence[str], **options: Any) -> None:
+        self._client = Client(target, **options)
+        self._thread = _Thread()
+        self._is_closed = False
+        try:
+            self._thread.call(self._client.connect())
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end(self._client.__aexit__(kind, error, trace))
+
+    def close(self) -> None:
+        """Wait until what was sent is confirmed, and close. Again: nothing."""
+        self._end(self._client.close())
+
+    def _end(self, call: Coroutine[Any, Any, None]) -> None:
+        if self._is_closed:
+            call.close()
+            return
+        self._is_closed = True
+        try:
+            self._thread.call(call)
+        finally:
+            self._thread.stop()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._client.connected
+
+    def send(
+        self,
+        destination: str,
+        body: Body = b"",
+        *,
+        receipt: bool = True,
+        headers: Headers = (),
+        content_type: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Receipt | None:
+        """SEND, and wait for its RECEIPT."""
+        return self._thread.call(
+            self._client.send(
+                destination,
+                body,
+                receipt=receipt,
+                headers=headers,
+                content_type=content_type,
+                idempotency_key=idempotency_key,
+            )
+        )
+
+    def post(
+        self,
+        destination: str,
+        body: Body = b"",
+        *,
+        headers: Headers = (),
+        content_type: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> concurrent.futures.Future[Receipt]:
+        """SEND, and return the future of its RECEIPT; waits only while the window is full."""
+        confirmed: concurrent.futures.Future[Receipt] = concurrent.futures.Future()
+
+        async def post() -> None:
+            future = await self._client.post(
+                destination, body, headers=headers, content_type=content_type, idempotency_key=idempotency_key
+            )
+            future.add_done_callback(lambda done: _copy(done, confirmed))
+
+        self._thread.call(post())
+        return confirmed
+
+    def subscribe(self, destination: str, **options: Any) -> SyncSubscription:
+        """A subscription, which begins with `with` and ends with it; `options` as in `Client.subscribe`."""
+        return SyncSubscription(self._thread, self._client.subscribe(destination, **options))
+
+    def end_durable(self, name: str) -> None:
+        """End the durable subscription `name`."""
+        self._thread.call(self._client.end_durable(name))
+
+    def transaction(self) -> SyncTransaction:
+        """A transaction, which begins with `with` and ends with it."""
+        return SyncTransaction(self._thread, self._client.transaction())
+
+    def request(
+        self,
+        destination: str,
+        body: Body = b"",
+        *,
+        timeout: float | None = 30.0,
+        headers: Headers = (),
+        content_type: str | None = None,
+    ) -> SyncMessage:
+        """SEND, and wait for the reply."""
+        reply = self._client.request(destination, body, timeout=timeout, headers=headers, content_type=content_type)
+        return SyncMessage(self._thread, self._thread.call(reply))
+
+
+class SyncMessage(Content):
+    """A message, with the calls that settle it; see `Message`."""
+
+    __slots__ = ("_thread", "message")
+
+    def __init__(self, thread: _Thread, message: Message) -> None:
+        super().__init__(message.frame)
+        self.message = message
+        self._thread = thread
+
+    def ack(self, *, transaction: SyncTransaction | None = None, receipt: bool = False) -> Receipt | None:
+        """It is done with."""
+        return self._thread.call(self.message.ack(transaction=_of(transaction), receipt=receipt))
+
+    def nack(
+        self,
+        *,
+        delay: float | None = None,
+        requeue: bool = True,
+        reason: str | None = None,
+        transaction: SyncTransaction | None = None,
+        receipt: bool = False,
+    ) -> Receipt | None:
+        """It failed."""
+        return self._thread.call(
+            self.message.nack(
+                delay=delay, requeue=requeue, reason=reason, transaction=_of(transaction), receipt=receipt
+            )
+        )
+
+    def reply(self, body: Body = b"", **options: Any) -> Receipt | None:
+        """Send `body` to where an answer is wanted."""
+        return self._thread.call(self.message.reply(body, **options))
+
+
+class SyncSubscription:
+    """Made by `SyncClient.subscribe`; a context manager and iterator of `SyncMessage`."""
+
+    def __init__(self, thread: _Thread, subscription: Subscription) -> None:
+        self._thread = thread
+        self.subscription = subscription
+
+    def __enter__(self) -> Self:
+        self._thread.call(self.subscription.start())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.call(self.subscription.stop())
+
+    def get(self, timeout: float | None = None) -> SyncMessage:
+        """The next message. Raises TimeoutError after `timeout` seconds, and what ended the subscription;
+        StopIteration never: the end of what was browsed is an IndexError."""
+
+        async def next_one() -> Message:
+            async with asyncio.timeout(timeout):
+                return await anext(self.subscription)
+
+        try:
+            return SyncMessage(self._thread, self._thread.call(next_one()))
+        except StopAsyncIteration:
+            raise IndexError(f"{self.subscription!r} has no more messages") from None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> SyncMessage:
+        try:
+            return self.get()
+        except IndexError:
+            raise StopIteration from None
+
+
+class SyncTransaction:
+    """Made by `SyncClient.transaction`; a context manager."""
+
+    def __init__(self, thread: _Thread, transaction: Transaction) -> None:
+        self._thread = thread
+        self.transaction = transaction
+
+    def __enter__(self) -> Self:
+        self._thread.call(self.transaction.begin())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._thread.call(self.transaction.__aexit__(kind, error, trace))
+
+    @property
+    def receipt(self) -> Receipt | None:
+        """Of its COMMIT, None before."""
+        return self.transaction.receipt
+
+    def send(
+        self,
+        destination: str,
+        body: Body = b"",
+        *,
+        headers: Headers = (),
+        content_type: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> None:
+        """SEND as a part of it."""
+        self._thread.call(
+            self.transaction.send(
+                destination, body, headers=headers, content_type=content_type, idempotency_key=idempotency_key
+            )
+        )
+
+    def commit(self) -> Receipt:
+        """COMMIT, and wait for its RECEIPT."""
+        return self._thread.call(self.transaction.commit())
+
+    def abort(self) -> None:
+        """ABORT."""
+        self._thread.call(self.transaction.abort())
+
+
+def _of(transaction: SyncTransaction | None) -> Transaction | None:
+    return None if transaction is None else transaction.transaction
+
+
+def _copy(done: asyncio.Future[Receipt], to: concurrent.futures.Future[Receipt]) -> None:
+    error = done.exception()
+    if error is None:
+        to.set_result(done.result())
+    else:
+        to.set_exception(error)
