@@ -1,24 +1,19 @@
-"""The front process: wires listeners, runtime directory, workers, supervisor and service manager together.
+"""The front: wires listeners, directories, workers and supervisor together, for whoever runs a broker.
 
-Decides nothing itself: signals and what the workers do go to the supervisor, its actions are carried out
-here. No client's byte ever passes through this process.
+Decides nothing itself: what the workers do goes to the supervisor, whose actions are carried out here. Knows nothing of
+signals, service managers and standard output (that is `broker.service`'s), nor of the program around it. No client's
+byte ever passes through here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-import resource
 import secrets
-import signal
-import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import uvloop
 
 from broker.actions import (
     Abort,
@@ -33,14 +28,13 @@ from broker.actions import (
     Spawn,
 )
 from broker.data_dir import DataDir
-from broker.errors import CannotStartError
-from broker.listeners import Listener, inherit_listeners, open_listeners
-from broker.notify import Notifier
+from broker.listeners import Listener, open_when_free
+from broker.owner import Owner, Watch
 from broker.resharding import PROGRESS_INTERVAL, lay_out
 from broker.runtime_dir import RuntimeDir
 from broker.supervisor import DRAIN_GRACE, Supervisor
 from broker.workers import WORKER_COMMAND, WorkerProcess
-from common.config import Config, ConfigError, changes, check_reload
+from common.config import Config, changes, check_reload
 from common.exitcodes import ExitCode
 from common.log import Event, EventLog, Level
 from common.messages import (
@@ -50,11 +44,14 @@ from common.messages import (
     Configure,
     Drain,
     Drained,
+    Happened,
     Message,
+    NameSession,
     Ping,
     Pong,
     Ready,
     Roster,
+    SessionNamed,
     Start,
 )
 from common.release import VERSION
@@ -62,48 +59,38 @@ from common.release import VERSION
 if TYPE_CHECKING:
     from broker.management import Management
 
-__all__ = ["SAME_SIGNAL", "Front", "run"]
-
-SAME_SIGNAL = 0.1
-"""Seconds within which a second signal is the first one again: some senders signal the process and its group."""
-
-
-def run(config: Config, reload: Callable[[], Config], *, worker_command: Sequence[str] = WORKER_COMMAND) -> int:
-    """Serve until told to stop; returns the exit code (`common.exitcodes`).
-
-    `reload` reads the configuration again, from wherever `config` came from, or raises `ConfigError`. Never raises
-    for what an operator can mend: that is one line on stderr and `ExitCode.CANNOT_START`.
-    """
-    log = EventLog("front", config.log.level, config.log.format)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(Front(config, log, reload, worker_command=worker_command).serve())
-
-
-def print_line(line: str) -> None:
-    """Write `line` to stdout at once; nobody reading it is no reason to stop."""
-    with suppress(OSError):
-        print(line, flush=True)  # noqa: T201
+__all__ = ["Front", "dump"]
 
 
 class Front:
-    """One broker. `reload` is asked for the configuration at each SIGHUP, `worker_command` is what runs as a worker,
-    `announce` takes the ready line."""
+    """One broker, in the running event loop. `worker_command` is what runs as a worker.
+
+    `inherit` gives listening sockets that exist already; where there are none, those of the configuration are opened.
+    `runtime_dir` None: a private temporary one. `output` gives what takes the bytes that the worker of a slot writes on
+    its stderr; None leaves them the one of this process. With `watch` the workers report what their clients do.
+    """
 
     def __init__(
         self,
         config: Config,
         log: EventLog,
-        reload: Callable[[], Config],
+        owner: Owner,
         *,
         worker_command: Sequence[str] = WORKER_COMMAND,
-        announce: Callable[[str], None] = print_line,
+        inherit: Callable[[], list[Listener]] = list,
+        runtime_dir: Path | None = None,
+        output: Callable[[int], Callable[[bytes], None]] | None = None,
+        watch: Watch | None = None,
     ) -> None:
+        self._loop = asyncio.get_running_loop()
         self._config = config
         self._log = log
-        self._reload = reload
-        self._signalled = 0.0
+        self._owner = owner
         self._command = worker_command
-        self._announce = announce
+        self._inherit = inherit
+        self._wanted_runtime_dir = runtime_dir
+        self._output = output
+        self._watch = watch
         self._size = config.broker.worker_count()
         self._boot = secrets.token_hex(4)
         self._supervisor = Supervisor(self._size, config.supervision, config.broker.drain_timeout)
@@ -112,33 +99,61 @@ class Front:
         self._data_dir: DataDir | None = None
         self._runtime_dir: RuntimeDir | None = None
         self._management: Management | None = None
-        self._notifier = Notifier()
         self._actions: deque[Action] = deque()
         self._is_acting = False
         self._timer: asyncio.TimerHandle | None = None
-        self._dumped_config = dump(config)
-
-    async def serve(self) -> ExitCode:
-        """Start, run until the last worker is gone, clean up."""
-        self._loop = asyncio.get_running_loop()
         self._finished: asyncio.Future[ExitCode] = self._loop.create_future()
-        self._loop.set_exception_handler(self._on_bug)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            self._loop.add_signal_handler(number, self._on_signal, number)
+        self._dumped_config = self._dump(config)
+        self.addresses: tuple[str, ...] = ()
+        """Where clients connect, with the real ports; kept when the listeners are closed."""
+        self.management_addresses: tuple[str, ...] = ()
+        self.gave_up: str | None = None
+        """Why it ended by itself, one line for the operator."""
+
+    @property
+    def is_announced(self) -> bool:
+        """Whether all workers accepted clients, if only for a moment."""
+        return self._supervisor.is_announced
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._supervisor.is_stopping
+
+    @property
+    def status(self) -> str:
+        """How many workers accept clients, and where, in words."""
+        return f"{self._supervisor.ready} of {self.size} ready on {', '.join(self.addresses)}"
+
+    @property
+    def size(self) -> str:
+        """The number of workers, in words."""
+        return f"{self._size} {'worker' if self._size == 1 else 'workers'}"
+
+    # --- what its owner wants
+
+    async def run(self) -> ExitCode:
+        """Start, work until the last worker is gone, clean up. Cancelled, it kills the workers first.
+
+        Raises `CannotStartError` for what the machine refuses. A worker that cannot start is `ExitCode.CANNOT_START`,
+        and `gave_up` says why.
+        """
         try:
-            self._keep_watchdog_calm()
             data_dir = await self._open_data_dir()
-            if not self._supervisor.is_stopping:
+            if not self.is_stopping:
                 await self._lay_out(data_dir)
-            if not self._supervisor.is_stopping:
-                self._open()
+            if not self.is_stopping:
+                await self._open()
                 await self._open_management()
                 self._act(self._supervisor.start(self._loop.time()))
-            code = await self._finished
-        except CannotStartError as error:
-            self._log.error(Event.BROKER_CANNOT_START, reason=str(error))
-            code = ExitCode.CANNOT_START
+            try:
+                return await asyncio.shield(self._finished)
+            except asyncio.CancelledError:
+                self.kill()
+                await self._finished
+                raise
         finally:
+            if self._timer is not None:
+                self._timer.cancel()
             if self._management is not None:
                 await self._management.close()
             self._close_listeners()
@@ -146,8 +161,37 @@ class Front:
                 self._runtime_dir.close()
             if self._data_dir is not None:
                 self._data_dir.close()
-        self._log.info(Event.BROKER_STOPPED, code=int(code))
-        return code
+
+    def drain(self) -> None:
+        """Stop in order: deliver what is queued, tell the clients, within the drain timeout."""
+        self._act(self._supervisor.drain(self._loop.time()))
+
+    def kill(self) -> None:
+        """Stop at once."""
+        self._act(self._supervisor.stop(self._loop.time()))
+
+    def reconfigure(self, config: Config) -> None:
+        """Go by `config` from now on. Raises `ConfigError` if it differs in more than what may change; then nothing
+        has."""
+        check_reload(self._config, config)
+        changed = ", ".join(changes(self._config, config)) or "nothing"
+        self._config = config
+        self._dumped_config = self._dump(config)
+        self._log.level = Level.named(config.log.level)
+        self._log.info(Event.CONFIG_RELOADED, changed=changed)
+        for slot in list(self._workers):
+            self._send(slot, Configure(self._dumped_config))
+        now = self._loop.time()
+        self._act(self._supervisor.configure(config.supervision, config.broker.drain_timeout, now))
+
+    def _dump(self, config: Config) -> dict[str, Any]:
+        dumped = dump(config)
+        if self._output is not None:
+            # It is read by a program.
+            dumped["log"]["format"] = "json"
+        return dumped
+
+    # --- start
 
     async def _open_data_dir(self) -> DataDir:
         """Returns early if told to stop."""
@@ -157,25 +201,27 @@ class Front:
         # They were told by the end of their front to drain.
         patience = self._config.broker.drain_timeout + DRAIN_GRACE
         self._log.warning(Event.BROKER_WAITING, why="workers of a killed broker are still there", patience=patience)
-        self._notifier.status("waiting for the workers of a killed broker to end")
-        await data_dir.take(patience, unless=lambda: self._supervisor.is_stopping)
+        self._owner.on_starting("waiting for the workers of a killed broker to end", None)
+        await data_dir.take(patience, unless=lambda: self.is_stopping)
         return data_dir
 
     async def _lay_out(self, data_dir: DataDir) -> None:
         """Returns early if told to stop."""
 
         def still_working(status: str) -> None:
-            self._notifier.starting(status, 4 * PROGRESS_INTERVAL)
+            self._owner.on_starting(status, 4 * PROGRESS_INTERVAL)
 
         await lay_out(data_dir, self._size, self._log, stop=self._finished, still_working=still_working)
 
-    def _open(self) -> None:
-        raise_open_files_limit()
-        settings = self._config.listener
-        self._listeners = inherit_listeners(os.environ, len(settings))
+    async def _open(self) -> None:
+        """Returns early if told to stop."""
+        self._listeners = self._inherit()
         if not self._listeners:
-            self._listeners = open_listeners(settings, self._size)
-        self._runtime_dir = RuntimeDir(runtime_dir(self._config), self._boot)
+            self._listeners = await open_when_free(self._config.listener, self._size, unless=lambda: self.is_stopping)
+        if self.is_stopping:
+            return
+        self.addresses = tuple(listener.address for listener in self._listeners)
+        self._runtime_dir = RuntimeDir(self._wanted_runtime_dir, self._boot)
         self._log.info(
             Event.BROKER_STARTING,
             version=VERSION,
@@ -189,7 +235,7 @@ class Front:
             self._log.info(Event.LISTENER_BOUND, address=listener.address, by=by)
 
     async def _open_management(self) -> None:
-        if not self._config.management.bind:
+        if not self._config.management.bind or self.is_stopping:
             return
         # Imported only where it is wanted: aiohttp costs the front 0.2 s and 15 MB.
         from broker.management import Management
@@ -201,7 +247,9 @@ class Front:
             self._workers,
             addresses=lambda: tuple(listener.address for listener in self._listeners),
             send=self._send,
+            locate=str if self._watch is None else self._watch.locate,
         )
+        self.management_addresses = self._management.addresses
         await self._management.start()
 
     def _close_listeners(self) -> None:
@@ -210,50 +258,6 @@ class Front:
         self._listeners.clear()
 
     # --- what happens
-
-    def _on_signal(self, number: signal.Signals) -> None:
-        if number is signal.SIGHUP:
-            does = "nothing while stopping" if self._supervisor.is_stopping else "reload the configuration"
-            self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
-            if not self._supervisor.is_stopping:
-                self._reconfigure()
-            return
-        now = self._loop.time()
-        is_second = self._supervisor.is_stopping
-        if is_second and now - self._signalled < SAME_SIGNAL:
-            return
-        self._signalled = now
-        does = "stop at once" if is_second else "drain and stop; a second signal stops at once"
-        self._log.info(Event.BROKER_SIGNAL, signal=number.name, does=does)
-        self._act(self._supervisor.stop(now) if is_second else self._supervisor.drain(now))
-
-    def _reconfigure(self) -> None:
-        """Take a new configuration whole, or leave everything as it is."""
-        if self._supervisor.is_announced:
-            self._notifier.reloading("reloading the configuration")
-        outcome = ""
-        try:
-            config = self._reload()
-            check_reload(self._config, config)
-        except ConfigError as error:
-            for mistake in error.mistakes:
-                self._log.error(Event.CONFIG_REFUSED, reason=str(mistake))
-            outcome = "; the last reload was refused, see the log"
-        else:
-            self._apply(config)
-        if self._supervisor.is_announced:
-            self._notifier.ready(self._status(self._supervisor.ready) + outcome)
-
-    def _apply(self, config: Config) -> None:
-        changed = ", ".join(changes(self._config, config)) or "nothing"
-        self._config = config
-        self._dumped_config = dump(config)
-        self._log.level = Level.named(config.log.level)
-        self._log.info(Event.CONFIG_RELOADED, changed=changed)
-        for slot in list(self._workers):
-            self._send(slot, Configure(self._dumped_config))
-        now = self._loop.time()
-        self._act(self._supervisor.configure(config.supervision, config.broker.drain_timeout, now))
 
     def on_message(self, worker: WorkerProcess, message: Message) -> None:
         now = self._loop.time()
@@ -272,6 +276,10 @@ class Front:
                 self._act(self._supervisor.cannot_start(worker.slot, reason, now))
             case Drained():
                 pass  # Its exit follows.
+            case Happened(events) if self._watch is not None:
+                self._watch.happened(worker.slot, events)
+            case NameSession(number, locator) if self._watch is not None:
+                worker.send(SessionNamed(number, self._watch.name(worker.slot, number, locator)))
             case _:
                 self._log.error(Event.CONTROL_ERROR, slot=worker.slot, reason=f"unexpected {type(message).__name__}")
 
@@ -282,20 +290,12 @@ class Front:
         del self._workers[worker.slot]
         if self._management is not None:
             self._management.lost(worker.slot)
+        if self._watch is not None:
+            self._watch.lost(worker.slot)
         self._act(self._supervisor.exited(worker.slot, how, self._loop.time()))
 
     def _on_tick(self) -> None:
         self._act(self._supervisor.tick(self._loop.time()))
-
-    def _on_bug(self, _loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        error = context.get("exception")
-        trace = "".join(traceback.format_exception(error)) if isinstance(error, BaseException) else ""
-        self._log.error(Event.INTERNAL_ERROR, message=context.get("message"), traceback=trace)
-
-    def _keep_watchdog_calm(self) -> None:
-        if self._notifier.watchdog_interval is not None:
-            self._notifier.watchdog()
-            self._loop.call_later(self._notifier.watchdog_interval, self._keep_watchdog_calm)
 
     # --- what follows
 
@@ -312,7 +312,7 @@ class Front:
             self._is_acting = False
         if self._supervisor.is_stopping and self._listeners:
             self._close_listeners()
-            self._notifier.stopping("draining")
+            self._owner.on_stopping()
         self._set_timer()
 
     def _set_timer(self) -> None:
@@ -339,8 +339,12 @@ class Front:
                 if (worker := self._workers.get(slot)) is not None:
                     worker.kill()
             case Announce(ready, first):
-                self._tell(ready, first)
+                if first:
+                    self._log.info(Event.BROKER_READY, addresses=", ".join(self.addresses), workers=self._size)
+                self._owner.on_workers(ready, first)
             case Report(level, event, fields):
+                if event is Event.BROKER_CANNOT_START:
+                    self.gave_up = str(fields.get("reason"))
                 self._log.write(level, event, fields)
             case Finish(code):
                 if not self._finished.done():
@@ -357,7 +361,8 @@ class Front:
         now = self._loop.time()
         try:
             inherited = descriptors if self._data_dir is None else [*descriptors, self._data_dir.workers_lock]
-            worker = WorkerProcess(slot, incarnation, self, command=self._command, inherited=inherited)
+            output = None if self._output is None else self._output(slot)
+            worker = WorkerProcess(slot, incarnation, self, command=self._command, inherited=inherited, output=output)
         except OSError as error:
             reason = f"could not be spawned: {self._command[0]}: {error.strerror or error}"
             self._act(self._supervisor.exited(slot, reason, now))
@@ -375,26 +380,11 @@ class Front:
                     for descriptor, listener in zip(descriptors, self._listeners, strict=True)
                 ],
                 config=self._dumped_config,
+                reports=self._watch is not None,
+                names=self._watch is not None and self._watch.names,
             )
         )
         self._act(self._supervisor.spawned(slot, worker.pid, now))
-
-    def _tell(self, ready: int, first: bool) -> None:
-        if first:
-            self._log.info(Event.BROKER_READY, addresses=self._addresses(), workers=self._size)
-            self._announce(f"stampede {VERSION} ready on {self._addresses()} with {self._noun()}")
-            self._notifier.ready(self._status(ready))
-        else:
-            self._notifier.status(self._status(ready))
-
-    def _status(self, ready: int) -> str:
-        return f"{ready} of {self._noun()} ready on {self._addresses()}"
-
-    def _noun(self) -> str:
-        return f"{self._size} {'worker' if self._size == 1 else 'workers'}"
-
-    def _addresses(self) -> str:
-        return ", ".join(listener.address for listener in self._listeners)
 
 
 def dump(config: Config) -> dict[str, Any]:
@@ -402,20 +392,3 @@ def dump(config: Config) -> dict[str, Any]:
     dumped = config.model_dump(mode="json")
     dumped["broker"]["data_dir"] = str(config.broker.data_dir.absolute())
     return dumped
-
-
-def runtime_dir(config: Config) -> Path | None:
-    """`broker.runtime_dir`, else what systemd's RuntimeDirectory= made, else None."""
-    if config.broker.runtime_dir is not None:
-        return config.broker.runtime_dir
-    # systemd.exec(5): several directories are separated by colons.
-    first = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0]
-    return Path(first) if first else None
-
-
-def raise_open_files_limit() -> None:
-    """Make the soft limit the hard one: every client is an open file, and the workers inherit the limit."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -7,6 +7,7 @@ of being reset. Sockets that systemd made (sd_listen_fds(3)) are shared by all w
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -18,7 +19,14 @@ from typing import Protocol
 
 from broker.errors import CannotStartError
 
-__all__ = ["Listener", "ListenerSettings", "format_address", "inherit_listeners", "open_listeners"]
+__all__ = [
+    "Listener",
+    "ListenerSettings",
+    "format_address",
+    "inherit_listeners",
+    "open_listeners",
+    "open_when_free",
+]
 
 _FIRST_INHERITED = 3
 _TAKEN_RETRY_FOR = 1.0
@@ -64,13 +72,18 @@ def format_address(host: str, port: int) -> str:
 
 
 def open_listeners(
-    settings: Sequence[ListenerSettings], workers: int, *, sleep: Callable[[float], None] = time.sleep
+    settings: Sequence[ListenerSettings],
+    workers: int,
+    *,
+    patience: float = _TAKEN_RETRY_FOR,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> list[Listener]:
-    """Bind and listen on every address of `settings`; raises `CannotStartError`, with nothing left open."""
+    """Bind and listen on every address of `settings`; raises `CannotStartError`, with nothing left open. A port that is
+    taken is tried again for `patience` seconds."""
     opened: list[Listener] = []
     try:
         for index, wanted in enumerate(settings):
-            opened += _open(index, wanted, workers, sleep)
+            opened += _open(index, wanted, workers, patience, sleep)
     except CannotStartError:
         for listener in opened:
             listener.close()
@@ -78,7 +91,27 @@ def open_listeners(
     return opened
 
 
-def _open(index: int, wanted: ListenerSettings, workers: int, sleep: Callable[[float], None]) -> list[Listener]:
+async def open_when_free(
+    settings: Sequence[ListenerSettings], workers: int, *, unless: Callable[[], bool]
+) -> list[Listener]:
+    """`open_listeners`, with the event loop going on while a taken port is waited for. Returns none if `unless`
+    something came up meanwhile. Raises `CannotStartError`."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + _TAKEN_RETRY_FOR
+    while not unless():
+        try:
+            return open_listeners(settings, workers, patience=0)
+        except CannotStartError as error:
+            why = error.__cause__
+            if not isinstance(why, OSError) or why.errno != errno.EADDRINUSE or loop.time() >= give_up:
+                raise
+        await asyncio.sleep(_TAKEN_RETRY_EVERY)
+    return []
+
+
+def _open(
+    index: int, wanted: ListenerSettings, workers: int, patience: float, sleep: Callable[[float], None]
+) -> list[Listener]:
     shown = format_address(wanted.host, wanted.port)
     try:
         found = socket.getaddrinfo(wanted.host or None, wanted.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -93,7 +126,7 @@ def _open(index: int, wanted: ListenerSettings, workers: int, sleep: Callable[[f
         # A name can stand for several addresses, and localhost for ::1 on a machine without IPv6.
         for family, address in dict.fromkeys((entry[0], entry[4]) for entry in found):
             try:
-                opened.append(_open_address(index, family, address, wanted.backlog, workers, sleep))
+                opened.append(_open_address(index, family, address, wanted.backlog, workers, patience, sleep))
             except OSError as error:
                 if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                     raise
@@ -129,10 +162,11 @@ def _open_address(
     address: tuple[str, int] | tuple[str, int, int, int] | tuple[int, bytes],
     backlog: int,
     workers: int,
+    patience: float,
     sleep: Callable[[float], None],
 ) -> Listener:
     if address[1]:
-        _probe(family, address, sleep)
+        _probe(family, address, patience, sleep)
     sockets: list[socket.socket] = []
     try:
         for _ in range(workers):
@@ -151,7 +185,9 @@ def _open_address(
     return Listener(index, format_address(str(address[0]), int(address[1])), tuple(sockets))
 
 
-def _probe(family: socket.AddressFamily, address: tuple[object, ...], sleep: Callable[[float], None]) -> None:
+def _probe(
+    family: socket.AddressFamily, address: tuple[object, ...], patience: float, sleep: Callable[[float], None]
+) -> None:
     """Raise `OSError` when the port is taken, for with SO_REUSEPORT another broker of this user shares it."""
     waited = 0.0
     while True:
@@ -160,7 +196,7 @@ def _probe(family: socket.AddressFamily, address: tuple[object, ...], sleep: Cal
                 sock.bind(address)
                 return
             except OSError as error:
-                if error.errno != errno.EADDRINUSE or waited >= _TAKEN_RETRY_FOR:
+                if error.errno != errno.EADDRINUSE or waited >= patience:
                     raise
         sleep(_TAKEN_RETRY_EVERY)
         waited += _TAKEN_RETRY_EVERY

@@ -8,13 +8,16 @@ parent.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import fcntl
 import os
+import resource
 import signal
 import site
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +32,7 @@ WORKER_COMMAND = (sys.executable, "-P", "-X", "faulthandler", "-m", "worker")
 """What is run as a worker, followed by `--control-fd N`."""
 
 _READ_BYTES = 1 << 16
+_PIPE_BYTES = 1 << 20
 
 
 class WorkerEvents(Protocol):
@@ -46,7 +50,8 @@ class WorkerEvents(Protocol):
 class WorkerProcess:
     """Spawns on construction; raises `OSError` when there is no process to be had.
 
-    `inherited` are file descriptors the worker gets under their own numbers.
+    `inherited` are file descriptors the worker gets under their own numbers. `output` takes what it writes on stdout
+    and stderr; without, that goes to stderr of this process.
     """
 
     def __init__(
@@ -57,6 +62,7 @@ class WorkerProcess:
         *,
         command: Sequence[str] = WORKER_COMMAND,
         inherited: Sequence[int] = (),
+        output: Callable[[bytes], None] | None = None,
     ) -> None:
         self.slot = slot
         self.incarnation = incarnation
@@ -65,24 +71,31 @@ class WorkerProcess:
         self._loop = asyncio.get_running_loop()
         self._decoder = ControlDecoder()
         self._unsent = bytearray()
+        self._output = output
+        self._pipe: int | None = None
         control, theirs = socket.socketpair()
         self._control: socket.socket | None = control
+        written = None if output is None else self._open_pipe()
         try:
             self._process = subprocess.Popen(
                 [*command, "--control-fd", str(theirs.fileno())],
                 pass_fds=(theirs.fileno(), *inherited),
                 stdin=subprocess.DEVNULL,
                 # The front's stdout carries the ready line and nothing else.
-                stdout=2,
+                stdout=2 if written is None else written,
+                stderr=written,
                 env=worker_environment(),
                 # Ctrl-C in a terminal signals the whole foreground group; only the front is to act on it.
                 process_group=0,
             )
         except OSError:
             control.close()
+            self._close_pipe()
             raise
         finally:
             theirs.close()
+            if written is not None:
+                os.close(written)
         self.pid = self._process.pid
         try:
             self._pidfd = os.pidfd_open(self.pid)
@@ -90,8 +103,12 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
             control.close()
+            self._close_pipe()
             raise
+        _raise_open_files_limit(self.pid)
         control.setblocking(False)
+        if self._pipe is not None:
+            self._loop.add_reader(self._pipe, self._on_output)
         self._loop.add_reader(self._pidfd, self._on_exit)
         self._loop.add_reader(control, self._on_readable)
 
@@ -113,6 +130,36 @@ class WorkerProcess:
 
     def kill(self) -> None:
         self._process.kill()
+
+    # --- what it writes
+
+    def _open_pipe(self) -> int:
+        """The end that is written to."""
+        self._pipe, written = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # A program that holds up this loop must not hold up the worker with a full pipe: it loses lines, after this
+        # many bytes of them.
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(written, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+        return written
+
+    def _on_output(self) -> None:
+        while self._pipe is not None and self._output is not None:
+            try:
+                data = os.read(self._pipe, _READ_BYTES)
+            except BlockingIOError:
+                return
+            if not data:
+                self._close_pipe()
+                return
+            self._output(data)
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            self._loop.remove_reader(self._pipe)
+            os.close(self._pipe)
+            self._pipe = None
+
+    # --- the control channel
 
     def _flush(self) -> None:
         if self._control is None:
@@ -167,9 +214,19 @@ class WorkerProcess:
         # What it wrote before it died comes first: why it cannot start, for one.
         self._on_readable()
         self._close_control()
+        self._on_output()
+        self._close_pipe()
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         self._events.on_exit(self, describe_exit(status))
+
+
+def _raise_open_files_limit(pid: int) -> None:
+    """Make its soft limit its hard one, since every client is an open file. That of this process, which is somebody
+    else's program perhaps, stays."""
+    with contextlib.suppress(OSError, ValueError):
+        _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def describe_exit(status: int) -> str:

@@ -22,12 +22,15 @@ __all__ = [
     "ControlError",
     "Drain",
     "Drained",
+    "Happened",
     "Message",
+    "NameSession",
     "Ping",
     "Pong",
     "Query",
     "Ready",
     "Roster",
+    "SessionNamed",
     "Start",
     "encode",
 ]
@@ -56,7 +59,8 @@ class Message:
 @dataclass(frozen=True, slots=True)
 class Start(Message):
     """First message to a worker. `listeners` are `[fd, index into config.listener, "host:port"]`; `boot` identifies
-    this start of the broker and `incarnation` this life of the slot, so ids made from them never repeat."""
+    this start of the broker and `incarnation` this life of the slot, so ids made from them never repeat. With `reports`
+    the front wants `Happened`, with `names` it is to be asked by `NameSession` at each CONNECT."""
 
     slot: int
     workers: int
@@ -65,6 +69,8 @@ class Start(Message):
     runtime_dir: str
     listeners: list[tuple[int, int, str]]
     config: dict[str, Any]
+    reports: bool
+    names: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +111,14 @@ class Drain(Message):
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class SessionNamed(Message):
+    """Answer to `NameSession`: the session id for that connection, None if its CONNECT is to be refused."""
+
+    number: int
+    session: str | None
+
+
 # --- worker to front
 
 
@@ -134,6 +148,26 @@ class Answer(Message):
 
     number: int
     result: dict[str, Any] | None
+
+
+@dataclass(frozen=True, slots=True)
+class NameSession(Message):
+    """The connection of that `number`, whose own address within the broker is `locator`, sent CONNECT."""
+
+    number: int
+    locator: str
+
+
+@dataclass(frozen=True, slots=True)
+class Happened(Message):
+    """What clients did, in its order; those of one turn of the loop together. By the number of their connection:
+
+    `["connected", number, session, host, port, version, login]`, `["subscribed", number, subscription, id, destination,
+    ack]`, `["unsubscribed", number, subscription]`, `["left", number, reason]`. `subscription` is a number, too; `left`
+    ends its subscriptions, and also tells of a connection that was asked a name for and did not live to be connected.
+    """
+
+    events: list[list[Any]]
 
 
 @dataclass(frozen=True, slots=True)

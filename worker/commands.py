@@ -15,7 +15,7 @@ from common.codec import escape
 from common.destination import QUEUES, check_destination
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
-from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat
+from common.negotiation import HeartBeat, Version, agree_heart_beat, negotiate, parse_heart_beat
 from common.selector import Selector
 from worker.acceptance import refuse
 from worker.backlog import Backlog
@@ -58,6 +58,15 @@ def _connect(core: Core, connection: Connection, frame: Frame) -> None:
     if version is not Version.V1_0:
         beats = agree_heart_beat(parse_heart_beat(frame.get("heart-beat")), listener.heart_beat)
     connection.client_id = frame.get("client-id") or None
+    if core.naming is None:
+        _accept(core, connection, frame, version, beats)
+    else:
+        # The rest of the read is taken in, and waits, as frames of that version.
+        connection.version = version
+        core.naming.ask(connection, lambda: _accept(core, connection, frame, version, beats))
+
+
+def _accept(core: Core, connection: Connection, frame: Frame, version: Version, beats: HeartBeat) -> None:
     connection.logged_in(version, beats)
     headers = [
         ("version", version.label),
@@ -65,8 +74,10 @@ def _connect(core: Core, connection: Connection, frame: Frame) -> None:
         ("server", core.settings.server),
     ]
     if version is not Version.V1_0:
-        headers.append(("heart-beat", "{},{}".format(*listener.heart_beat)))
+        headers.append(("heart-beat", "{},{}".format(*connection.listener.heart_beat)))
     connection.send_frame("CONNECTED", headers)
+    if core.reports is not None:
+        core.reports.connected(connection, version, frame.get("login"))
 
 
 def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
@@ -105,7 +116,6 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
             f"{_SEARCHED} on this connection, the limit of STOMP 1.0, whose ACK names no subscription; use 1.1 or 1.2",
         )
     number = connection.next_number()
-    receipt = frame.get("receipt")
     subscription: Subscription
     feed = None if destination.startswith(QUEUES) else parse_feed(connection, frame, destination)
     if browses:
@@ -120,6 +130,13 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         connection.tracked[number] = subscription
     if selector is not None:
         connection.selector_cost += selector.cost
+    _start(core, connection, frame, subscription)
+    if core.reports is not None:
+        core.reports.subscribed(subscription, name, mode)
+
+
+def _start(core: Core, connection: Connection, frame: Frame, subscription: Subscription) -> None:
+    receipt = frame.get("receipt")
     if isinstance(subscription, QueueSubscription):
         core.queues.clients.subscribe(subscription, receipt)
         return
@@ -127,7 +144,7 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         _receipt(connection, frame)
         core.queues.browsing.start(subscription)
         return
-    entry = core.router.subscribe(destination, subscription)
+    entry = core.router.subscribe(subscription.name, subscription)
     core.retained.subscribed(subscription)
     if not entry.routed:
         # Also without a receipt of its own: a later one says that this frame was processed, too.
@@ -183,6 +200,12 @@ def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
         del connection.tracked[subscription.number]
     if subscription.selector is not None:
         connection.selector_cost -= subscription.selector.cost
+    _stop(core, connection, frame, subscription, ending=ending)
+    if core.reports is not None:
+        core.reports.unsubscribed(subscription)
+
+
+def _stop(core: Core, connection: Connection, frame: Frame, subscription: Subscription, *, ending: bool) -> None:
     receipt = frame.get("receipt")
     if isinstance(subscription, QueueSubscription):
         if ending and subscription.feed is not None:

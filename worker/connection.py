@@ -107,6 +107,13 @@ class Connection(asyncio.Protocol):
 
     @property
     def session(self) -> str:
+        """What its client, the log and the operator call it."""
+        return self.core.session_names.get(self.number) or self.locator
+
+    @property
+    def locator(self) -> str:
+        """Where it is: slot and life of the worker, and its number. Its temporary addresses start with it, and it
+        is its session, too, unless the front names those."""
         return self.core.session_id(self.number)
 
     def next_number(self) -> int:
@@ -260,6 +267,16 @@ class Connection(asyncio.Protocol):
             # Until a sibling that is slow to answer does; what this client has in the air is bounded by it.
             self.core.block(self._line, self, 0)
         return ticket
+
+    def when_answered(self, act: Callable[[], None]) -> None:
+        """Call `act` once everything asked for so far has its answer."""
+
+        def reached() -> None:
+            act()
+            # What makes the line shorter looks whether its client may be read from again.
+            self._send_receipt(None)
+
+        self.hold(reached).release()
 
     @property
     def _line(self) -> bytes:
@@ -415,7 +432,7 @@ class Connection(asyncio.Protocol):
 
     def _leave(self) -> None:
         """Give back all that others would still use or wait for; called once."""
-        self.core.left()
+        self.core.left(self)
         if self.receipts:
             self.core.unblock(self._line, self)
         for subscription in self.subscriptions.values():

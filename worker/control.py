@@ -12,11 +12,18 @@ __all__ = ["ControlChannel"]
 
 
 class ControlChannel(asyncio.Protocol):
-    """`on_message` is called for each message, `on_lost` once, with why, when there is nobody to talk to any more."""
+    """`on_message` is called for each message, `on_lost` once, with why, when there is nobody to talk to any more, and
+    `on_full` with whether the front is behind with reading."""
 
-    def __init__(self, on_message: Callable[[Message], None], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        on_message: Callable[[Message], None],
+        on_lost: Callable[[str], None],
+        on_full: Callable[[bool], None],
+    ) -> None:
         self._on_message = on_message
         self._on_lost = on_lost
+        self._on_full = on_full
         self._decoder = ControlDecoder()
         self._transport: asyncio.Transport | None = None
 
@@ -33,6 +40,12 @@ class ControlChannel(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._transport = None
         self._on_lost("closed" if error is None else str(error))
+
+    def pause_writing(self) -> None:
+        self._on_full(True)
+
+    def resume_writing(self) -> None:
+        self._on_full(False)
 
     def send(self, message: Message) -> None:
         """Send `message`, or drop it if the front is gone."""

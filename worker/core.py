@@ -28,6 +28,7 @@ from worker.flow import EVERYTHING, FlowControl
 from worker.ingest import Ingest, MessageIds, Sent
 from worker.inspection import Inspector
 from worker.queues.service import Queues
+from worker.reports import Naming, Reports
 from worker.retained import RetainedMessages
 from worker.router import Gathered, Router
 from worker.routes import Route
@@ -83,6 +84,10 @@ class Core:
         self.queues = make_queues(self)
         # Not a set: a listing goes by their order, which is that of their numbers.
         self.connections: dict[Connection, None] = {}
+        self.session_names: dict[int, str] = {}
+        """By the number of the connection, where the front names sessions."""
+        self.reports: Reports | None = None
+        self.naming: Naming | None = None
         self.retained = RetainedMessages(self)
         self.inspector = Inspector(self)
         self.temporary = Temporaries(self)
@@ -147,9 +152,11 @@ class Core:
                 CloseReason.TOO_MANY_CONNECTIONS,
             )
 
-    def left(self) -> None:
+    def left(self, connection: Connection) -> None:
         """A connection takes part no more; it may linger until its client has read the end."""
         self._live -= 1
+        if self.reports is not None:
+            self.reports.left(connection)
 
     def closed(self, connection: Connection) -> None:
         self.connections.pop(connection, None)
@@ -159,6 +166,7 @@ class Core:
             self.log.debug(
                 Event.CONNECTION_CLOSED, session=connection.session, reason=reason.value, dropped=connection.dropped
             )
+        self.session_names.pop(connection.number, None)
         if not self.connections and self.on_idle is not None:
             self.on_idle()
 

@@ -13,7 +13,7 @@ anything for it: what the kernel counts is asked of the kernel.
 | `destinations` | `offset`, `limit`, `text` | `destinations`, `next` (`offset` for more, or None) |
 | `counts` | `names` | `destinations`, as above, those of `names` that have subscribers here |
 
-Those about queues are in `worker.queues.inspection`.
+A `session` that is asked about is the locator of the connection. Those about queues are in `worker.queues.inspection`.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ class Inspector:
         everyone = list(self._core.connections)
         position = bisect_right(everyone, number, key=_number) - 1
         # The whole id counts: it names this life of the worker as well.
-        return everyone[position] if position >= 0 and everyone[position].session == session else None
+        return everyone[position] if position >= 0 and everyone[position].locator == session else None
 
     def _describe(self, connection: Connection) -> dict[str, Any]:
         transport, outbox = connection.transport, connection.outbox

@@ -30,6 +30,7 @@ from common.messages import (
     Query,
     Ready,
     Roster,
+    SessionNamed,
     Start,
 )
 from common.release import VERSION
@@ -40,6 +41,7 @@ from worker.control import ControlChannel
 from worker.core import Core
 from worker.ingest import MessageIds
 from worker.queues.service import Queues
+from worker.reports import Naming, Reports
 from worker.settings import ListenerSettings, Settings
 from worker.store.interface import Store, StoreError
 from worker.store.sqlite import SqliteStore
@@ -74,7 +76,7 @@ class WorkerProcess:
         for number in (signal.SIGINT, signal.SIGTERM):
             self._loop.add_signal_handler(number, lambda: None)
         channel = socket.socket(fileno=control_fd)
-        control = self._control = ControlChannel(self._on_message, self._on_lost)
+        control = self._control = ControlChannel(self._on_message, self._on_lost, self._on_full)
         await self._loop.create_connection(lambda: control, sock=channel)
         code = await self._stopped
         for server in self._servers:
@@ -106,6 +108,8 @@ class WorkerProcess:
                     self._core.backplane.when_joined(self._joined)
             case Configure(config) if self._core is not None:
                 self._configure(self._core, Config.model_validate(config))
+            case SessionNamed(number, session) if self._core is not None and self._core.naming is not None:
+                self._core.naming.named(number, session)
             case Drain(seconds):
                 self._drain(seconds)
             case _:
@@ -145,6 +149,10 @@ class WorkerProcess:
             return
         self._log.warning(Event.CONTROL_ERROR, what="the front is gone", why=why)
         self._drain(self._config.broker.drain_timeout)
+
+    def _on_full(self, full: bool) -> None:
+        if self._core is not None and self._core.reports is not None:
+            self._core.reports.hold_up(full)
 
     def _send(self, message: Message) -> None:
         if self._control is not None:
@@ -198,6 +206,10 @@ class WorkerProcess:
             make_queues,
         )
         self._core.on_broken = self._broken
+        if start.reports:
+            self._core.reports = Reports(self._core, self._send)
+            if start.names:
+                self._core.naming = Naming(self._core, self._core.reports, self._send)
         try:
             self._core.queues.recover(store.open())
         except StoreError as error:

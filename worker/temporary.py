@@ -37,7 +37,7 @@ class Temporaries:
 
     def address(self, connection: Connection, destination: bytes) -> bytes:
         """What the client calls `destination`, in the terms of all workers."""
-        return full_address(destination, connection.session) if destination.startswith(TEMPORARY) else destination
+        return full_address(destination, connection.locator) if destination.startswith(TEMPORARY) else destination
 
     def subscribed(self, connection: Connection, frame: Frame, destination: bytes) -> bytes:
         """The address of what a SUBSCRIBE is for, made if need be. Raises StompError if it is another's, or if there
@@ -45,7 +45,7 @@ class Temporaries:
         if not destination.startswith(TEMPORARY):
             return destination
         address = self.address(connection, destination)
-        if session_of(address) != connection.session:
+        if session_of(address) != connection.locator:
             raise StompError(
                 ErrorCode.ACCESS_DENIED,
                 "temporary destination of another connection",
@@ -80,7 +80,7 @@ class Temporaries:
         core = self._core
         address = self.address(connection, destination)
         if address.startswith(TEMP_QUEUE):
-            if session_of(address) == connection.session:
+            if session_of(address) == connection.locator:
                 refuse(connection, self._make(connection, address))
             core.queues.send(connection, address, batch, acceptance, destination)
             return
@@ -125,7 +125,7 @@ class Temporaries:
                 tails = old, middle, new
             traits = _without_reply_to(traits)
         destination = self.address(connection, route.destination)
-        if destination.startswith(TEMP_QUEUE) and session_of(destination) == connection.session:
+        if destination.startswith(TEMP_QUEUE) and session_of(destination) == connection.locator:
             refuse(connection, self._make(connection, destination))
         return Route.full(destination, route.length, tail, None, None, tails, traits)
 

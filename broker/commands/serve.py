@@ -81,6 +81,6 @@ def run(arguments: argparse.Namespace) -> int:
         write_mistakes(error)
         return ExitCode.USAGE
     # Imported late, so that a mistake in the configuration is told before anything of the broker is loaded.
-    from broker import front
+    from broker import service
 
-    return front.run(config, load)
+    return service.run(config, load)

@@ -3,6 +3,7 @@ times are in seconds, sizes in bytes. What cannot be answered is `{"error": ...}
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import web
@@ -30,8 +31,11 @@ _TOTALS = (
 
 
 class Api:
-    def __init__(self, view: View, questions: Questions) -> None:
+    """`locate` gives the locator of a session, which says where it is."""
+
+    def __init__(self, view: View, questions: Questions, locate: Callable[[str], str] = str) -> None:
         self._view = view
+        self._locate = locate
         self._questions = questions
         self._queues = QueueApi(questions.ask, self._slots)
 
@@ -123,11 +127,12 @@ class Api:
 
     async def _about(self, request: web.Request, what: str, arguments: dict[str, Any]) -> web.Response:
         session = request.match_info["session"]
-        written = session.partition("-")[0]
+        locator = self._locate(session)
+        written = locator.partition("-")[0]
         slot = int(written) if written.isascii() and written.isdecimal() and len(written) < 4 else -1
         result = None
         if slot in self._slots():
-            result = await self._questions.ask(slot, what, {"session": session, **arguments})
+            result = await self._questions.ask(slot, what, {"session": locator, **arguments})
         if result is None:
             return refusal(404, f"there is no connection {session[:80]!r}")
         return web.json_response({"session": session, "worker": slot, **result})

@@ -36,7 +36,7 @@ class Management:
     """Listens from its construction on (raises `CannotStartError`), answers after `start`.
 
     `workers`, `supervision` and `addresses` are looked at anew for every request; `send` passes a message on to a
-    worker, and tells whether there is one.
+    worker, and tells whether there is one; `locate` gives the locator of a session.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Management:
         *,
         addresses: Callable[[], tuple[str, ...]],
         send: Callable[[int, Message], bool],
+        locate: Callable[[str], str] = str,
     ) -> None:
         self._log = log
         self._guard = Guard([settings.host, *settings.hosts])
@@ -55,7 +56,7 @@ class Management:
         self._listeners: list[Listener] = open_listeners([settings], 1)
         self.answered = self._questions.answered
         self.lost = self._questions.lost
-        api = Api(View(supervision, workers, addresses), self._questions)
+        api = Api(View(supervision, workers, addresses), self._questions, locate)
         application = web.Application(middlewares=[self._admit, explain], client_max_size=4096, logger=_logger(log))
         application.on_response_prepare.append(self._guard.prepare)
         application.add_routes(api.routes())
@@ -64,6 +65,11 @@ class Management:
         self._runner = web.AppRunner(
             application, handle_signals=False, access_log=None, logger=_logger(log), shutdown_timeout=_END_SECONDS
         )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Where it listens, `host:port`, with the real port."""
+        return tuple(listener.address for listener in self._listeners)
 
     async def start(self) -> None:
         """Begin to answer."""

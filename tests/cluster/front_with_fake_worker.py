@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from broker.front import run
+from broker.service import run
 from common.config import Config
 
 if __name__ == "__main__":

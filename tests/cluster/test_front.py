@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from broker.front import SAME_SIGNAL
+from broker.service import SAME_SIGNAL
 from common.exitcodes import ExitCode
 from tests.harness.broker import ROOT, Broker
 

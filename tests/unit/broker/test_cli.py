@@ -34,7 +34,7 @@ def stampede(*arguments: object, **variables: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configuration `serve` ran the front with, then the one it gave it on reload; the front itself is a stand-in
+    """The configuration `serve` ran the service with, then the one it gave it on reload; the service itself is a stand-in
     that ends with 7."""
     configs: list[Config] = []
 
@@ -43,11 +43,11 @@ def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
         configs.append(reload())
         return 7
 
-    front = ModuleType("broker.front")
-    front.run = run  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "broker.front", front)
-    # `from broker import front` prefers the attribute, which is there once anything imported the real one.
-    monkeypatch.setattr("broker.front", front, raising=False)
+    service = ModuleType("broker.service")
+    service.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "broker.service", service)
+    # `from broker import service` prefers the attribute, which is there once anything imported the real one.
+    monkeypatch.setattr("broker.service", service, raising=False)
     for name in [name for name in os.environ if name.startswith("STAMPEDE_")]:
         monkeypatch.delenv(name)
     return configs

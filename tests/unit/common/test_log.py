@@ -22,6 +22,7 @@ NAMES = [
     *["broker.starting", "broker.ready", "broker.draining", "broker.stopped", "broker.cannot-start", "broker.signal"],
     *["broker.waiting", "listener.bound", "management.bound"],
     *["worker.spawned", "worker.ready", "worker.exited", "worker.hung", "worker.backoff"],
+    *["worker.output", "session.refused"],
     *["worker.killed", "control.error", "connection.opened", "connection.closed"],
     *["subscriber.slow", "subscriber.dropping", "publisher.paused"],
     *["publisher.resumed", "backplane.blocked", "backplane.unblocked", "backplane.joined", "backplane.lost"],

@@ -20,12 +20,15 @@ from common.messages import (
     ControlError,
     Drain,
     Drained,
+    Happened,
     Message,
+    NameSession,
     Ping,
     Pong,
     Query,
     Ready,
     Roster,
+    SessionNamed,
     Start,
     encode,
 )
@@ -35,7 +38,7 @@ TEXTS = st.text(max_size=20)
 MEMBERS = st.lists(st.tuples(st.integers(0, 63), NUMBERS, TEXTS).map(list), max_size=4)
 CONFIG = st.dictionaries(TEXTS, st.one_of(st.none(), st.booleans(), NUMBERS, st.floats(0, 1e9), TEXTS), max_size=5)
 STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
-    Start: st.builds(Start, NUMBERS, NUMBERS, NUMBERS, TEXTS, TEXTS, MEMBERS, CONFIG),
+    Start: st.builds(Start, NUMBERS, NUMBERS, NUMBERS, TEXTS, TEXTS, MEMBERS, CONFIG, st.booleans(), st.booleans()),
     Roster: st.builds(Roster, MEMBERS),
     Configure: st.builds(Configure, CONFIG),
     Ping: st.builds(Ping, NUMBERS),
@@ -44,6 +47,9 @@ STRATEGIES: dict[type[Message], st.SearchStrategy[Message]] = {
     Drain: st.builds(Drain, st.floats(0, 1e6)),
     Bound: st.builds(Bound, TEXTS),
     Ready: st.builds(Ready),
+    Happened: st.builds(Happened, st.lists(st.lists(st.none() | NUMBERS | TEXTS, max_size=6), max_size=4)),
+    NameSession: st.builds(NameSession, NUMBERS, TEXTS),
+    SessionNamed: st.builds(SessionNamed, NUMBERS, st.none() | TEXTS),
     Pong: st.builds(Pong, NUMBERS, st.dictionaries(TEXTS, NUMBERS, max_size=5)),
     Drained: st.builds(Drained),
     CannotStart: st.builds(CannotStart, TEXTS),

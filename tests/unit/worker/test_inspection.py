@@ -31,7 +31,7 @@ class FakeTransport:
 class FakeConnection:
     def __init__(self, number: int) -> None:
         self.number = number
-        self.session = f"0-boot.1-{number:x}"
+        self.locator = self.session = f"0-boot.1-{number:x}"
         self.transport = FakeTransport()
         self.listener = SimpleNamespace(name="here")
         self.version = self.outbox = self.paused_on = None
