@@ -39,7 +39,8 @@ class Stream(Protocol):
 
     @property
     def congested(self) -> bool:
-        """More than `HIGH_MARK` bytes wait to be sent; `events.writable()` tells when few are left."""
+        """More than `HIGH_MARK` bytes wait to be sent; `events.writable()` tells when few are left.
+        False once it is lost."""
 
     def write(self, data: bytes, /) -> None:
         """Send in the order written; never blocks, what cannot be sent yet is held in memory. Dropped once the

@@ -101,7 +101,7 @@ class PipeStream:
             self.other._schedule()
 
     def _lose(self, error: ConnectionLost) -> None:
-        self._open = False
+        self._open = self.congested = False
         self._gone.set()
         self._events.lost(error)
 

@@ -56,7 +56,7 @@ class SocketStream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         closed_here = not self._open
-        self._open = False
+        self._open = self.congested = False
         self._gone.set()
         if closed_here:
             error: ConnectionLost = ConnectionClosed(f"the connection to {self.peername} was closed by this side")
@@ -119,7 +119,7 @@ async def open_socket(address: Address, events: StreamEvents, context: ssl.SSLCo
             return await _attempt(
                 address.endpoint,
                 events,
-                share,
+                seconds,
                 lambda factory, host=host: loop.create_connection(  # type: ignore[misc]
                     factory,
                     host,
@@ -128,6 +128,7 @@ async def open_socket(address: Address, events: StreamEvents, context: ssl.SSLCo
                     server_hostname=address.host if tls else None,
                     ssl_handshake_timeout=seconds if tls else None,
                 ),
+                share,
             )
         except ConnectionLost:
             if not hosts:
@@ -156,9 +157,12 @@ async def _look_up(address: Address, seconds: float) -> list[str]:
 _Connect = Callable[[Callable[[], SocketStream]], Awaitable[tuple[asyncio.BaseTransport, SocketStream]]]
 
 
-async def _attempt(endpoint: str, events: StreamEvents, seconds: float, connect: _Connect) -> Stream:
+async def _attempt(
+    endpoint: str, events: StreamEvents, seconds: float, connect: _Connect, share: float | None = None
+) -> Stream:
+    """Of `seconds` for all attempts, this one has `share`."""
     try:
-        async with asyncio.timeout(seconds):
+        async with asyncio.timeout(seconds if share is None else share):
             _, stream = await connect(lambda: SocketStream(events, endpoint))
     except TimeoutError as error:
         # The kernel's own time limit has a number, ours has none.

@@ -104,7 +104,7 @@ class WebSocketStream:
             else:
                 error = ConnectionClosed(f"the connection to {self.peername} was closed by this side")
         finally:
-            self._open = False
+            self._open = self.congested = False
             for task in (reader, writer):
                 task.cancel()
             await asyncio.wait([reader, writer])
