@@ -40,7 +40,8 @@ class Client:
             await client.send("/queue/orders", {"id": 1})
 
     `target` is a URL or several, see `common.client.address`; `login`, `passcode` and `host` (the virtual host) are
-    taken instead of those in it. `headers` are for CONNECT, and `client_id` is one of them. Times are in seconds.
+    taken instead of those in it. `client_id`, `accept_version` and further `headers` are for CONNECT. Times are in
+    seconds.
 
     `heart_beat`: how often the client can send and wants to hear, at least; 0 for never, a pair for each its own.
     `connect_timeout`: for one address, up to CONNECTED. `close_timeout`: for what is unconfirmed when it is closed.
@@ -63,6 +64,7 @@ class Client:
         passcode: str | None = None,
         host: str | None = None,
         client_id: str | None = None,
+        accept_version: str = "1.0,1.1,1.2",
         headers: Headers = (),
         ssl: SSLContext | None = None,
         heart_beat: float | tuple[float, float] = 10.0,
@@ -90,6 +92,7 @@ class Client:
                 where.login if login is None else login,
                 where.passcode if passcode is None else passcode,
                 host=where.host if host is None else host,
+                accept_version=accept_version,
                 heart_beat=beats,
                 headers=more,
             ),

@@ -31,7 +31,7 @@ class Requests:
         self._client = client
         self._prefix = secrets.token_hex(4)
         self._last = 0
-        self._waiting: dict[str, tuple[Frame, asyncio.Future[Message]]] = {}
+        self._waiting: dict[str, tuple[Frame, asyncio.Future[Receipt], asyncio.Future[Message]]] = {}
         self._replies: asyncio.Task[_Replies] | None = None
 
     async def request(self, link: Link, frame: Frame, within: float | None) -> Message:
@@ -43,10 +43,10 @@ class Requests:
         async with asyncio.timeout(within):
             await self._listen(link)
             session = await link.connected()
-            self._waiting[id] = frame, reply
+            sent = link.request(session, frame, OnLoss.UNKNOWN)
+            self._waiting[id] = frame, sent, reply
             try:
-                sent = link.request(session, frame, OnLoss.UNKNOWN)
-                sent.add_done_callback(lambda sent: _pass_on(sent, reply))
+                await sent
                 return await reply
             finally:
                 del self._waiting[id]
@@ -68,14 +68,15 @@ class Requests:
 
     def take(self, message: Message) -> None:
         """A message has come to the queue of replies. One that nobody waits for is dropped."""
-        _, reply = self._waiting.get(message.get("correlation-id") or "", (None, None))
-        if reply is not None and not reply.done():
-            reply.set_result(message)
+        waiting = self._waiting.get(message.get("correlation-id") or "")
+        if waiting is not None and not waiting[2].done():
+            waiting[2].set_result(message)
 
     def lost(self, error: ClientError) -> None:
         """The connection is gone, and with it the queue of replies and what was in it."""
-        for frame, reply in self._waiting.values():
-            if not reply.done():
+        for frame, sent, reply in self._waiting.values():
+            # What was not confirmed is told by its own future.
+            if sent.done() and not sent.cancelled() and sent.exception() is None and not reply.done():
                 reply.set_exception(OutcomeUnknown(frame, error))
 
 
@@ -98,9 +99,3 @@ class _Replies(Subscription):
 
     def lost(self, error: ClientError) -> None:
         self._requests.lost(error)
-
-
-def _pass_on(sent: asyncio.Future[Receipt], reply: asyncio.Future[Message]) -> None:
-    error = None if sent.cancelled() else sent.exception()
-    if error is not None and not reply.done():
-        reply.set_exception(error)
