@@ -58,6 +58,8 @@ class PipeStream:
             self.close()
             self.other._reset = True
             self.other._drop()
+            self._schedule()
+            self.other._schedule()
 
     async def wait_closed(self) -> None:
         await self._gone.wait()

@@ -114,6 +114,7 @@ class WebSocketStream:
     async def _release(self) -> None:
         # After the closing handshake there is nothing left to wait for, and before it nothing worth it.
         self._websocket.transport.abort()
+        await self._websocket.close()
         await self._session.close()
         # The loop closes the socket of an aborted transport in its next turns, with TLS on top in its third.
         for _ in range(3):
