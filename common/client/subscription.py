@@ -118,10 +118,11 @@ class Subscription:
         session.send(frame)
 
     def _subscribed(self, confirmed: asyncio.Future[Receipt]) -> None:
-        if confirmed.cancelled() or self._ended:
+        if confirmed.cancelled():
             return
         error = confirmed.exception()
         if error is None:
+            # What is browsed may have come to its end in the same read.
             self.made(confirmed.result())
         elif isinstance(error, ClientError):
             # Whoever waits in `start` gets it, else whoever iterates.
