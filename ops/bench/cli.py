@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from brokers import BROKER_NAMES, make_broker
+from clients import CLIENT_NAMES, ClientLoad, client_versions, run_client_scenario
 from disk import file_system, real_disk
 from generator import build_generators
 from processes import BenchError
@@ -29,6 +30,12 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
         prog="ops/bench/run", description="Measure Stampede and its rivals side by side, in one run."
     )
     parser.add_argument("--brokers", default=",".join(BROKER_NAMES), help="comma-separated; default: %(default)s")
+    parser.add_argument(
+        "--clients", default=",".join(CLIENT_NAMES), help="the same for the scenarios client-*; default: %(default)s"
+    )
+    parser.add_argument(
+        "--loop", choices=("asyncio", "uvloop"), default="asyncio", help="event loop of clients that use asyncio"
+    )
     parser.add_argument(
         "--scenarios", default="all", help="comma-separated names or prefixes ending in *; default: all"
     )
@@ -73,20 +80,27 @@ def _terminate(_signal: int, _frame: FrameType | None) -> None:
 
 
 def _run(options: argparse.Namespace, argv: Sequence[str]) -> None:
-    brokers = options.brokers.split(",")
+    names = _chosen(options.scenarios)
+    loads = [SCENARIOS[name] for name in names]
+    for_clients = [isinstance(scenario, ClientLoad) for scenario in loads]
+    brokers = ["stampede-1"] if all(for_clients) else options.brokers.split(",")
     for name in brokers:
         make_broker(name)
-    names = _chosen(options.scenarios)
+    clients = options.clients.split(",")
+    versions = client_versions(clients, options.loop) if any(for_clients) else {}
     data_in = real_disk(options.data_in)
     build_generators()
     shown = [part for part in argv if "/" not in part and part not in ("--into", "--data-in")]
     command = shlex.join(["./ops/bench/run", *shown])
     record = new_record(options.name, brokers, options.rounds, options.seconds, command)
     record["machine"]["file_system"] = file_system(data_in)
-    for name in names:
-        record["scenarios"].append(
-            run_scenario(SCENARIOS[name], brokers, options.rounds, options.seconds, data_in, options.profile)
-        )
+    record["versions"].update(versions)
+    for scenario in loads:
+        if isinstance(scenario, ClientLoad):
+            found = run_client_scenario(scenario, clients, options.rounds, options.seconds, data_in, options.loop)
+        else:
+            found = run_scenario(scenario, brokers, options.rounds, options.seconds, data_in, options.profile)
+        record["scenarios"].append(found)
         save_record(record, options.into)  # after each, so that an interrupted run keeps what it has
 
 
@@ -97,7 +111,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _terminate)
     if options.list:
-        sys.stdout.write(f"brokers: {', '.join(BROKER_NAMES)}\n")
+        sys.stdout.write(f"brokers: {', '.join(BROKER_NAMES)}\nclients: {', '.join(CLIENT_NAMES)}\n")
         sys.stdout.writelines(f"{name:20} {scenario.title}\n" for name, scenario in SCENARIOS.items())
         return 0
     try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from clients import ClientLoad
 from profiling import PARTS, part_of
 from scenarios import SCENARIOS
 from workloads import BEST_RIVAL, Scenario
 
 __all__ = ["render_page"]
 
-_RIVALS = ("activemq", "rabbitmq", "nats")
+_RIVALS = ("activemq", "rabbitmq", "nats", "stomp.py", "stompman")
 _LOWER_IS_BETTER = (
     "_ms",
     "_us",
@@ -51,6 +52,10 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return ["| " + " | ".join(head) + " |", rule, *("| " + " | ".join(row) + " |" for row in rows), ""]
 
 
+def _kind(scenario: Scenario) -> str:
+    return "client" if isinstance(scenario, ClientLoad) else "broker"
+
+
 def _label(metric: str) -> str:
     return metric.replace("_per_s", "/s").replace("_", " ")
 
@@ -84,7 +89,7 @@ def _scenario_section(scenario: Scenario, record: dict[str, Any], run: dict[str,
     if measured:
         metrics = [name for name in next(iter(measured.values()))["summary"] if name not in _HIDDEN]
         rivals = [name for name in _RIVALS if name in measured]
-        head = ["broker", *(_label(metric) for metric in metrics), *(f"x {rival}" for rival in rivals)]
+        head = [_kind(scenario), *(_label(metric) for metric in metrics), *(f"x {rival}" for rival in rivals)]
         rows = []
         for name, entry in measured.items():
             mine = _median(entry, scenario.headline)
@@ -107,14 +112,19 @@ def _scenario_section(scenario: Scenario, record: dict[str, Any], run: dict[str,
 
 
 def _summary(latest: Latest) -> list[str]:
-    names = list(dict.fromkeys(name for _, _, record in latest.values() for name in record["brokers"]))
-    rows = []
-    for key, (_, _, record) in latest.items():
-        scenario = SCENARIOS[key]
-        medians = [_median(record["brokers"].get(name, {}), scenario.headline) for name in names]
-        cells = ["" if value is None else _number(value) for value in medians]
-        rows.append([scenario.name, _label(scenario.headline), *cells])
-    return ["## Medians", "", *_table(["scenario", "measure", *names], rows)]
+    lines = ["## Medians", ""]
+    for kind in ("broker", "client"):
+        records = {key: record for key, (_, _, record) in latest.items() if _kind(SCENARIOS[key]) == kind}
+        names = list(dict.fromkeys(name for record in records.values() for name in record["brokers"]))
+        rows = []
+        for key, record in records.items():
+            scenario = SCENARIOS[key]
+            medians = [_median(record["brokers"].get(name, {}), scenario.headline) for name in names]
+            cells = ["" if value is None else _number(value) for value in medians]
+            rows.append([scenario.name, _label(scenario.headline), *cells])
+        if rows:
+            lines += _table(["scenario", "measure", *names], rows)
+    return lines
 
 
 def _goals(latest: Latest) -> list[str]:
@@ -145,7 +155,7 @@ def _goals(latest: Latest) -> list[str]:
                     wanted = f"{_label(metric)} at most {goal:g} x the first of its series"
                     times = value / first
                     rows.append([key, name, wanted, f"{times:.2f} x", "yes" if times <= goal else "no"])
-    return ["## Goals", "", *_table(["scenario", "broker", "goal", "measured", "met"], rows)] if rows else []
+    return ["## Goals", "", *_table(["scenario", "broker or client", "goal", "measured", "met"], rows)] if rows else []
 
 
 def _series(latest: Latest, series: str) -> list[tuple[int, dict[str, Any]]]:
@@ -223,7 +233,7 @@ def _machines(latest: Latest) -> list[str]:
             for name, entry in record["brokers"].items():
                 if "broker" in entry:
                     commands.setdefault(name, entry["broker"])
-        lines += [*(f"    {command}" for command in commands.values()), ""]
+        lines += [*(f"    {command}" for command in dict.fromkeys(commands.values())), ""]
     return lines
 
 

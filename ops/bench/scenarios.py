@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from brokers import Setup
+from clients import CLIENT_SCENARIOS
 from queueloads import Depth, OneReceipt, QueueThroughput
 from workloads import BEST_RIVAL, Connections, HeaderFlood, IdleMemory, Latency, Scenario, Throughput
 
@@ -134,6 +135,7 @@ _ALL: tuple[Scenario, ...] = (
     _depth("0", 0, _NO_QUEUES),
     _depth("1m", 1_000_000, _NO_QUEUES),
     _depth("10m", 10_000_000, {**_NO_QUEUES, **_LONG_FILL}, by_name_only=True),
+    *CLIENT_SCENARIOS,
 )
 
 SCENARIOS: Mapping[str, Scenario] = {scenario.name: scenario for scenario in _ALL}
