@@ -226,9 +226,8 @@ class Client:
         """
         link = self._link
         frame = self._frame(destination, body, headers, content_type)
-        while not link.unconfirmed.has_room:
-            await link.unconfirmed.room()
-            link.check()
+        await link.unconfirmed.room()
+        link.check()
         if idempotency_key is None and self._idempotent:
             self._last_key += 1
             idempotency_key = f"{self._key}-{self._last_key}"

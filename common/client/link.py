@@ -108,6 +108,9 @@ class Link:
                 self._adopt(await self._reach())
         except ConnectFailed as error:
             self.end(error)
+        finally:
+            # Whatever went wrong, nobody waits for ever.
+            self.end(ClientClosed())
 
     async def _reach(self) -> Session:
         """Rounds over the addresses until one answers. Raises ConnectFailed when the back-off gives up."""
@@ -237,7 +240,10 @@ class Link:
 
     def unsubscribe(self, subscription: Subscription) -> asyncio.Future[Receipt] | None:
         """Forget it, and tell the broker if it knows it."""
-        if self._subscriptions.pop(subscription.id, None) is None or self.session is None:
+        if self._subscriptions.get(subscription.id) is not subscription:
+            return None
+        del self._subscriptions[subscription.id]
+        if self.session is None:
             return None
         return self.request(self.session, frames.unsubscribe(subscription.id), OnLoss.DONE)
 
@@ -259,6 +265,9 @@ class Link:
             self.unconfirmed.confirm(frame)
         elif command == "ERROR":
             error = BrokerError(frame)
+            if error.code == ErrorCode.SUBSCRIPTION_IN_USE:
+                # Perhaps by this client's last connection, which the broker has not missed yet: no need to hurry.
+                self._refused = True
             if error.code not in _NOBODYS_FAULT and not self.unconfirmed.refuse(frame.get("receipt-id"), error):
                 self._refused = True
                 self._refusals += 1

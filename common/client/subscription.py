@@ -9,10 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from common.client import frames
-from common.client.errors import AlreadySettled, ClientError, ConnectionLost, StaleDelivery
+from common.client.errors import AlreadySettled, BrokerError, ClientError, ConnectionLost, StaleDelivery
 from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.unconfirmed import OnLoss
+from common.errors import ErrorCode
 from common.frame import Frame
 
 if TYPE_CHECKING:
@@ -124,9 +125,14 @@ class Subscription:
         if error is None:
             # What is browsed may have come to its end in the same read.
             self.made(confirmed.result())
-        elif isinstance(error, ClientError):
+        elif isinstance(error, ClientError) and not self._held_by_last_connection(error):
             # Whoever waits in `start` gets it, else whoever iterates.
             self._leave(error)
+
+    def _held_by_last_connection(self, error: ClientError) -> bool:
+        """A durable subscription may still have the last connection of this client for its consumer."""
+        was_made = self._made is not None and self._made.done()
+        return was_made and isinstance(error, BrokerError) and error.code == ErrorCode.SUBSCRIPTION_IN_USE
 
     def made(self, receipt: Receipt) -> None:
         """The broker has it."""

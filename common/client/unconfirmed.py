@@ -6,6 +6,8 @@ Knows no connection: frames that are to be written again come out of `again`.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from collections.abc import MutableSequence
 from enum import Enum
 
 from common.client.errors import ClientError, OutcomeUnknown
@@ -52,7 +54,8 @@ class Unconfirmed:
         self._bytes = 0
         self._blind = 0
         self._proven = 0
-        self._room: list[asyncio.Future[None]] = []
+        self._promised = 0
+        self._room: deque[asyncio.Future[None]] = deque()
         self._idle: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
@@ -85,12 +88,32 @@ class Unconfirmed:
 
     @property
     def has_room(self) -> bool:
-        """Whether another SEND may be added."""
-        return self._sends < self._window and (self._bytes < self._window_bytes or not self._sends)
+        """Whether there is room for another SEND."""
+        taken = self._sends + self._promised
+        return taken < self._window and (self._bytes < self._window_bytes or not taken)
 
     async def room(self) -> None:
-        """Wait until it may have room; look again then."""
-        await _wait_in(self._room)
+        """Return when a SEND may be added, which then has to be done at once. Those who wait come in their order."""
+        if self.has_room and not self._room:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._room.append(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if waiter.cancelled():
+                self._room.remove(waiter)
+            else:
+                # It was this one's turn: the next one's now.
+                self._promised -= 1
+                self._give_room()
+            raise
+        self._promised -= 1
+
+    def _give_room(self) -> None:
+        while self._room and self.has_room:
+            self._promised += 1
+            self._room.popleft().set_result(None)
 
     async def idle(self) -> None:
         """Wait until there may be no SEND; look again then."""
@@ -118,8 +141,8 @@ class Unconfirmed:
         if awaited is not None and awaited.size:
             self._sends -= 1
             self._bytes -= awaited.size
-            if self._room and self.has_room:
-                _wake(self._room)
+            if self._room:
+                self._give_room()
             if self._idle and not self._sends:
                 _wake(self._idle)
         return awaited
@@ -151,6 +174,7 @@ class Unconfirmed:
                 awaited.future.set_exception(error)
         self._frames.clear()
         self._sends = self._bytes = 0
+        self._promised += len(self._room)
         _wake(self._room)
         _wake(self._idle)
 
@@ -161,7 +185,7 @@ async def _wait_in(line: list[asyncio.Future[None]]) -> None:
     await waiter
 
 
-def _wake(line: list[asyncio.Future[None]]) -> None:
+def _wake(line: MutableSequence[asyncio.Future[None]]) -> None:
     for waiter in line:
         if not waiter.done():
             waiter.set_result(None)

@@ -275,3 +275,33 @@ def test_a_connection_is_made_with_tls_names_and_heart_beats_only_as_they_can_be
         Client("stomp://localhost", login="a\nb")
     with pytest.raises(ValueError, match="window"):
         Client("stomp://localhost", window=0)
+
+
+def test_those_who_wait_for_room_come_in_their_order_and_may_leave(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        async with on(broker, window=3) as client:
+            tasks = [asyncio.create_task(client.send(name, b"%d" % number)) for number in range(60)]
+            await asyncio.sleep(0)
+            for task in tasks[10:60:5]:
+                task.cancel()
+            outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+            kept = [number for number, outcome in enumerate(outcomes) if not isinstance(outcome, BaseException)]
+            assert kept == [number for number in range(60) if number < 10 or number % 5]
+            messages = await received(client, name, len(kept))
+            assert [message.body for message in messages] == [b"%d" % number for number in kept]
+
+    asyncio.run(run())
+
+
+def test_two_subscriptions_with_one_id_are_a_mistake_that_harms_neither(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        async with on(broker) as client, client.subscribe(name, id="a") as first:
+            with pytest.raises(ClientError, match="'a'"):
+                async with client.subscribe(queue(), id="a"):
+                    raise AssertionError("it was entered")
+            await client.send(name, b"still")
+            assert (await anext(first)).body == b"still"
+
+    asyncio.run(run())
