@@ -34,8 +34,8 @@ def stampede(*arguments: object, **variables: str) -> subprocess.CompletedProces
 
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
-    """The configuration `serve` ran the service with, then the one it gave it on reload; the service itself is a stand-in
-    that ends with 7."""
+    """The configuration `serve` ran the service with, then the one it gave it on reload; the service itself is a
+    stand-in that ends with 7."""
     configs: list[Config] = []
 
     def run(config: Config, reload: Callable[[], Config]) -> int:
