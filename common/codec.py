@@ -291,7 +291,7 @@ class Decoder:
         kept = self._buffer
         if len(kept) <= len(data):
             # Slices of bytes cost half of those of a bytearray.
-            self._buffer = b"%b%b" % (kept, data) if kept else bytes(data)
+            self._buffer = b"".join((kept, data)) if kept else bytes(data)
             return
         # Many small pieces of one large frame: joining them all each time would cost their square.
         if not isinstance(kept, bytearray):
