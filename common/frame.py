@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
-__all__ = ["CLIENT_COMMANDS", "SERVER_COMMANDS", "Frame"]
+__all__ = ["CLIENT_COMMANDS", "SERVER_COMMANDS", "Frame", "PlainFrame"]
+
+_HEADER = re.compile(r"\n([^:\n]+):(.*)")
 
 CLIENT_COMMANDS = frozenset(
     {
@@ -30,3 +33,48 @@ class Frame:
             if key == name:
                 return value
         return None
+
+
+class PlainFrame(Frame):
+    """A frame as it was received, whose headers are decoded when they are asked for: most of them never are.
+
+    `head` is the header lines, each with an LF *before* it: valid UTF-8, with nothing to unescape.
+    """
+
+    __slots__ = ("_decoded", "head")
+
+    def __init__(self, command: str, head: bytes, body: bytes) -> None:
+        self.command = command
+        self.head = head
+        self.body = body
+        self._decoded: list[tuple[str, str]] | None = None
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """As in `Frame`."""
+        if self._decoded is None:
+            self._decoded = _HEADER.findall(self.head.decode())
+        return self._decoded
+
+    @headers.setter
+    def headers(self, headers: list[tuple[str, str]]) -> None:
+        self._decoded = headers
+
+    def get(self, name: str) -> str | None:
+        if self._decoded is not None:
+            return Frame.get(self, name)
+        # Only a whole name stands between an LF and a colon, and a name holds neither.
+        mark = f"\n{name}:".encode()
+        start = self.head.find(mark)
+        if start < 0 or "\n" in name or ":" in name:
+            return None
+        start += len(mark)
+        end = self.head.find(b"\n", start)
+        return (self.head[start:end] if end >= 0 else self.head[start:]).decode()
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Frame):
+            return NotImplemented
+        return (self.command, self.headers, self.body) == (other.command, other.headers, other.body)
+
+    __hash__ = None  # type: ignore[assignment]
