@@ -91,8 +91,10 @@ def threads() -> set[str]:
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def nothing_left(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Every test leaves the processes, files, descriptors, threads and handlers it found."""
+    # Made where temporary files are: before that is a place of the test's own.
+    tmp_path_factory.getbasetemp()
     # libuv opens a pipe with its first loop, and keeps it.
     uvloop.new_event_loop().close()
     with tempfile.TemporaryDirectory(prefix="eb-", dir="/tmp") as directory:

@@ -96,6 +96,54 @@ def test_what_a_worker_said_before_it_died_is_told_before_its_death() -> None:
     run(test)
 
 
+def test_what_a_worker_writes_is_told_before_its_death_and_goes_nowhere_else(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(recorder: Recorder) -> None:
+        program = PRELUDE + "print('to stdout', flush=True); sys.stderr.write('to stderr' + '!' * 100_000); sys.exit(3)"
+        written = bytearray()
+        worker = WorkerProcess(0, 1, recorder, command=[sys.executable, "-c", program], output=written.extend)
+        pidfd = os.pidfd_open(worker.pid)
+        assert select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+        worker._on_exit()
+        assert bytes(written) == b"to stdout\nto stderr" + b"!" * 100_000
+        assert recorder.told == [("lost", ""), ("exit", "code 3")]
+
+    run(test)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_worker_whose_output_nobody_reads_goes_on(capfd: pytest.CaptureFixture[str]) -> None:
+    async def test(recorder: Recorder) -> None:
+        program = f"""
+try:
+    for _ in range(100):
+        os.write(2, b"x" * 65536)
+except BlockingIOError:
+    control.sendall({encode(Bound("full"))!r})
+"""
+        worker = WorkerProcess(
+            0, 1, recorder, command=[sys.executable, "-c", PRELUDE + program], output=lambda data: None
+        )
+        # The loop that would read it stands still.
+        pidfd = os.pidfd_open(worker.pid)
+        assert select.select([pidfd], [], [], 20)[0]
+        os.close(pidfd)
+        worker._on_exit()
+        assert recorder.told[0] == Bound("full")
+
+    run(test)
+
+
+def test_a_worker_that_cannot_be_spawned_leaves_nothing_open() -> None:
+    async def test(recorder: Recorder) -> None:
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(FileNotFoundError):
+            WorkerProcess(0, 1, recorder, command=["/nowhere/python"], output=lambda data: None)
+        assert os.listdir("/proc/self/fd") == before
+
+    run(test)
+
+
 def test_a_worker_that_does_not_read_is_given_up_instead_of_holding_memory() -> None:
     async def test(recorder: Recorder) -> None:
         worker = spawn(recorder, "time.sleep(60)")
