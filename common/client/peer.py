@@ -88,7 +88,7 @@ class _Inbox(Decoder):
         """Whether the other side left a frame unfinished."""
         if self.closed_here:
             return False
-        return self._frame is not None or bool(self._buffer.strip(b"\r\n"))
+        return self._frame is not None or bool(self._buffer)
 
 
 class Peer:

@@ -53,7 +53,8 @@ class Stream(Protocol):
         """Take bytes again."""
 
     def close(self) -> None:
-        """Send what was written, then close. Takes as long as the other side takes to read; `abort` cuts it short."""
+        """Send what was written, then close; what still comes is dropped. Takes as long as the other side takes to
+        read, and a little for it to close as well; `abort` cuts it short."""
 
     def abort(self) -> None:
         """Close at once; what is unsent is dropped."""

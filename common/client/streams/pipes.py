@@ -85,7 +85,7 @@ class PipeStream:
 
     def _turn(self) -> None:
         self._scheduled = False
-        while self._coming and self._open and not self._paused:
+        while self._coming and not self._paused:
             data = self._coming.popleft()
             self._bytes -= len(data)
             self.other._relieve()

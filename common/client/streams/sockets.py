@@ -16,6 +16,9 @@ from common.client.streams.reasons import connect_reason, loss_reason
 
 __all__ = ["open_socket"]
 
+_LINGER = 2.0
+"""Seconds for the other side to close as well, once all is sent."""
+
 
 class SocketStream(asyncio.Protocol):
     """A `Stream` that is the protocol of an asyncio transport. The loops turn Nagle's delay off by themselves."""
@@ -28,6 +31,7 @@ class SocketStream(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, None)
         self._open = False
         self._ended_by_peer = False
+        self._lingering: asyncio.TimerHandle | None = None
         self._gone = asyncio.Event()
 
     # --- the transport calls
@@ -58,6 +62,8 @@ class SocketStream(asyncio.Protocol):
         closed_here = not self._open
         self._open = self.congested = False
         self._gone.set()
+        if self._lingering is not None:
+            self._lingering.cancel()
         if closed_here:
             error: ConnectionLost = ConnectionClosed(f"the connection to {self.peername} was closed by this side")
         elif exc is not None:
@@ -85,12 +91,27 @@ class SocketStream(asyncio.Protocol):
     def close(self) -> None:
         if self._open:
             self._open = False
-            self._transport.close()
+            if self._transport.can_write_eof():
+                # What comes in must be read up to its end: a socket that is closed with bytes unread is reset, and
+                # takes along what the other side has not read yet. TLS cannot be closed one way: uvloop reads on by
+                # itself, asyncio gives the rest up when bytes come in after all. Only a RECEIPT is proof (1.2 section
+                # DISCONNECT).
+                self._transport.write_eof()
+                self._transport.resume_reading()
+                self._linger()
+            else:
+                self._transport.close()
 
     def abort(self) -> None:
         self._open = False
         if not self._gone.is_set():
             self._transport.abort()
+
+    def _linger(self) -> None:
+        if self._lingering is not None and not self._transport.get_write_buffer_size():
+            self._transport.abort()
+        else:
+            self._lingering = asyncio.get_running_loop().call_later(_LINGER, self._linger)
 
     async def wait_closed(self) -> None:
         await self._gone.wait()

@@ -84,6 +84,9 @@ class Far(Protocol):
 
     def reset(self) -> None: ...
 
+    def deafen(self) -> None:
+        """Take no more bytes from the kernel at all."""
+
 
 Handler = Callable[[Far], Awaitable[None]]
 
@@ -118,6 +121,9 @@ class SocketFar:
         _linger_not(self.writer.transport)
         self.writer.transport.abort()
 
+    def deafen(self) -> None:
+        self.writer.transport.pause_reading()
+
 
 class WebSocketFar:
     def __init__(self, request: web.Request, websocket: web.WebSocketResponse) -> None:
@@ -142,6 +148,10 @@ class WebSocketFar:
         assert self.request.transport is not None
         _linger_not(self.request.transport)
         self.request.transport.abort()
+
+    def deafen(self) -> None:
+        assert self.request.transport is not None
+        self.request.transport.pause_reading()
 
 
 def _linger_not(transport: asyncio.WriteTransport | asyncio.Transport) -> None:

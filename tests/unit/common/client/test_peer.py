@@ -90,7 +90,9 @@ def test_iteration_ends_with_an_orderly_close_after_the_last_frame() -> None:
     run(main)
 
 
-@pytest.mark.parametrize("part", [b"S", b"SEND\n", b"SEND\nx:1\n\nbody", b"SEND\ncontent-length:9\n\nbody"])
+@pytest.mark.parametrize(
+    "part", [b"S", b"SEND\n", b"SEND\nx:1\n\nbody", b"SEND\nx:1\n\n", b"SEND\ncontent-length:9\n\nbody"]
+)
 def test_an_end_within_a_frame_is_no_orderly_one(part: bytes) -> None:
     async def main(one: Peer, other: Peer) -> None:
         await one.send(frames.begin("1"))

@@ -141,6 +141,24 @@ def test_the_end_of_the_other_side_is_heard_while_congested_and_at_rest() -> Non
     run(main)
 
 
+def test_an_end_that_is_closed_holds_nobody_back() -> None:
+    async def main(ends: Ends) -> None:
+        first, one, second, _ = ends
+        first.pause_reading()
+        second.pause_reading()
+        second.write(b"unread")
+        first.write(b"x" * (HIGH_MARK + 1))
+        second.close()
+        await one.until(lambda: one.writables == 1)
+        assert not first.congested
+        assert not one.losses
+        first.resume_reading()
+        assert str(await one.loss()) == THERE
+        assert one.data == b"unread"
+
+    run(main)
+
+
 def test_reading_can_rest_from_within_received() -> None:
     async def main(ends: Ends) -> None:
         first, _, second, other = ends
