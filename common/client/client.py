@@ -16,19 +16,20 @@ from common.client.bodies import Body, encode_body, header_list
 from common.client.errors import ClientClosed, ClientError
 from common.client.events import ClientEvent
 from common.client.frames import Headers
+from common.client.heads import Heads, encode_plain, send_headers
 from common.client.link import Link, Settings
 from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.requests import Requests
 from common.client.subscription import OnMessage, Subscription
 from common.client.transaction import Transaction
-from common.client.unconfirmed import OnLoss
+from common.client.unconfirmed import SEND_BYTES, OnLoss
 from common.frame import Frame
 
 __all__ = ["Client"]
 
-_FRAME_BYTES = 600
-"""What a SEND costs in memory beside its body, roughly."""
+_NO_BOUND = 32766
+"""The largest prefetch that ActiveMQ documents."""
 
 _DEFAULT_BACKOFF = Backoff()
 
@@ -106,8 +107,9 @@ class Client:
         self._retry_first = retry_first
         self._bounds = window, window_bytes, buffer_bytes
         self._idempotent = idempotent
-        self._key = secrets.token_hex(8)
-        self._last_key = 0
+        self._heads = Heads()
+        self._key = secrets.token_hex(8).encode() + b"-"
+        self._escaped = 0
         self._last_id = 0
         self._open: Link | None = None
         self._requests = Requests(self)
@@ -199,9 +201,7 @@ class Client:
                 )
             )
         link = self._link
-        frame = self._frame(destination, body, headers, content_type)
-        if idempotency_key is not None:
-            frame.headers.append(("idempotency-key", idempotency_key))
+        frame = self._frame(destination, body, headers, content_type, idempotency_key)
         session = await link.connected()
         while session.congested:
             await link.drained(session)
@@ -225,27 +225,35 @@ class Client:
         The future raises BrokerError if the broker refuses the message, and what ended the client.
         """
         link = self._link
-        frame = self._frame(destination, body, headers, content_type)
-        await link.unconfirmed.room()
-        link.check()
-        if idempotency_key is None and self._idempotent:
-            self._last_key += 1
-            idempotency_key = f"{self._key}-{self._last_key}"
-        if idempotency_key is not None:
-            frame.headers.append(("idempotency-key", idempotency_key))
-        return link.request(link.session, frame, OnLoss.AGAIN, len(frame.body) + _FRAME_BYTES)
+        if not isinstance(body, bytes):
+            body, content_type = encode_body(body, content_type)
+        if headers or idempotency_key is not None:
+            head = encode_plain(send_headers(destination, content_type, headers, idempotency_key))
+        else:
+            head = self._heads.plain(destination, content_type)
+        if not link.unconfirmed.is_open:
+            await link.unconfirmed.room()
+            link.check()
+        key = self._key if self._idempotent and idempotency_key is None else None
+        if head is not None:
+            return link.post(head, body, key)
+        # Something is escaped, which is another thing in each version: as late as can be.
+        frame = Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), body)
+        if key is not None:
+            self._escaped += 1
+            frame.headers.append(("idempotency-key", f"{key.decode()}e{self._escaped}"))
+        return link.request(link.session, frame, OnLoss.AGAIN, len(body) + SEND_BYTES)
 
-    def _frame(self, destination: str, body: Body, headers: Headers, content_type: str | None) -> Frame:
+    def _frame(
+        self,
+        destination: str,
+        body: Body,
+        headers: Headers,
+        content_type: str | None,
+        idempotency_key: str | None = None,
+    ) -> Frame:
         data, content_type = encode_body(body, content_type)
-        pairs = [("destination", destination)]
-        if content_type is not None:
-            pairs.append(("content-type", content_type))
-        if headers:
-            for name, value in header_list(headers):
-                if name in _OWN:
-                    raise ValueError(f"the header {name!r} is the client's to set, see the arguments of the call")
-                pairs.append((name, value))
-        return Frame("SEND", pairs, data)
+        return Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
 
     # --- receiving
 
@@ -278,8 +286,8 @@ class Client:
         if prefetch is not None:
             if prefetch < 0:
                 raise ValueError(f"prefetch was {prefetch}; it is a number of messages, 0 for as many as there are")
-            # RabbitMQ and Stampede read the first, ActiveMQ and Artemis the second.
-            pairs += [("prefetch-count", str(prefetch)), ("activemq.prefetchSize", str(prefetch))]
+            # RabbitMQ and Stampede read the first, ActiveMQ and Artemis the second, where 0 stands for none at all.
+            pairs += [("prefetch-count", str(prefetch)), ("activemq.prefetchSize", str(prefetch or _NO_BOUND))]
         if selector is not None:
             pairs.append(("selector", selector))
         if durable is not None:
@@ -288,7 +296,10 @@ class Client:
             pairs.append(("shared", "true"))
         if browse:
             pairs.append(("browser", "true"))
-        if id is None:
+        if id is None and durable is not None:
+            # By which RabbitMQ knows it again.
+            id = durable
+        elif id is None:
             self._last_id += 1
             id = str(self._last_id)
         return Subscription(self, self._link, destination, id, ack, pairs, on_message, browse)
@@ -305,7 +316,7 @@ class Client:
     def transaction(self) -> Transaction:
         """A transaction, which begins with `async with` and ends with it: COMMIT, or ABORT if it raises."""
         self._last_id += 1
-        return Transaction(self._link, f"tx-{self._last_id}", self._frame)
+        return Transaction(self._link, f"tx-{self._last_id}")
 
     async def request(
         self,
@@ -322,6 +333,3 @@ class Client:
         BrokerError if the broker refuses the message.
         """
         return await self._requests.request(self._link, self._frame(destination, body, headers, content_type), timeout)
-
-
-_OWN = frozenset({"destination", "content-type", "content-length", "receipt", "transaction", "idempotency-key"})

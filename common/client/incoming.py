@@ -18,35 +18,35 @@ __all__ = ["Incoming"]
 class Incoming:
     """What one client holds, at most about `most` bytes. `awaited` tells how many answers somebody waits for."""
 
-    __slots__ = ("_awaited", "_bytes", "_most", "_paused", "_session")
+    __slots__ = ("_awaited", "_bytes", "_most", "_session", "paused")
 
     def __init__(self, most: int, awaited: Callable[[], int]) -> None:
         self._most = most
         self._awaited = awaited
         self._bytes = 0
-        self._paused = False
+        self.paused = False
         self._session: Session | None = None
 
     def received(self, size: int) -> None:
         """A message is there to be taken."""
         self._bytes += size
-        if self._bytes > self._most and not self._paused and self._session is not None and not self._awaited():
-            self._paused = True
+        if self._bytes > self._most and not self.paused and self._session is not None and not self._awaited():
+            self.paused = True
             self._session.pause_reading()
 
     def taken(self, size: int) -> None:
         """A message is taken, or dropped."""
         self._bytes -= size
-        if self._paused and self._bytes <= self._most // 2:
+        if self.paused and self._bytes <= self._most // 2:
             self.go_on()
 
     def connected(self, session: Session | None) -> None:
         """There is another connection, which is read from, or none."""
         self._session = session
-        self._paused = False
+        self.paused = False
 
     def go_on(self) -> None:
         """Read again, also over the bound: somebody begins to wait."""
-        if self._paused and self._session is not None:
-            self._paused = False
+        if self.paused and self._session is not None:
+            self.paused = False
             self._session.resume_reading()

@@ -81,6 +81,7 @@ class Link:
         self._waiting: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._draining = 0
+        self._parting = False
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
         self._fruitful = self._refused = False
         # Sessions in a row that were refused so, and sessions and rounds in a row that led to nothing.
@@ -102,6 +103,8 @@ class Link:
             while self._loss is not None:
                 session, error = await self._loss
                 await session.wait_closed()
+                if self._parting:
+                    return
                 if self._settings.backoff is None or self._refusals >= _MOST_REFUSALS:
                     self.end(error)
                     return
@@ -166,7 +169,10 @@ class Link:
         for subscription in list(self._subscriptions.values()):
             subscription.subscribe(session)
         for frame in again:
-            session.send(frame)
+            if isinstance(frame, bytes):
+                session.write(frame)
+            else:
+                session.send(frame)
         self._wake()
         self._tell(
             Connected(
@@ -229,6 +235,17 @@ class Link:
             session.send(frame)
         return future
 
+    def post(self, head: bytes, body: bytes, key: bytes | None) -> asyncio.Future[Receipt]:
+        """Write a SEND, now or on the next connection, and return the future of its RECEIPT; see
+        `Unconfirmed.add_send`. There must be room for it."""
+        future: asyncio.Future[Receipt] = self._loop.create_future()
+        data = self.unconfirmed.add_send(head, body, key, future)
+        if self.incoming.paused:
+            self.incoming.go_on()
+        if self.session is not None:
+            self.session.write(data)
+        return future
+
     def subscribe(self, subscription: Subscription) -> None:
         """Make it now, and on each connection to come. Raises what ended the client."""
         self.check()
@@ -240,12 +257,16 @@ class Link:
 
     def unsubscribe(self, subscription: Subscription) -> asyncio.Future[Receipt] | None:
         """Forget it, and tell the broker if it knows it."""
-        if self._subscriptions.get(subscription.id) is not subscription:
-            return None
-        del self._subscriptions[subscription.id]
-        if self.session is None:
+        if not self.forget(subscription) or self.session is None:
             return None
         return self.request(self.session, frames.unsubscribe(subscription.id), OnLoss.DONE)
+
+    def forget(self, subscription: Subscription) -> bool:
+        """Make it no more; returns whether it was to be. The broker is not told."""
+        if self._subscriptions.get(subscription.id) is not subscription:
+            return False
+        del self._subscriptions[subscription.id]
+        return True
 
     # --- of the session
 
@@ -283,7 +304,8 @@ class Link:
         self.unconfirmed.lost(error)
         for subscription in list(self._subscriptions.values()):
             subscription.lost(error)
-        self._tell(Disconnected(session.address, session.id, error, self.unconfirmed.sends, unknown))
+        if not self._parting:
+            self._tell(Disconnected(session.address, session.id, error, self.unconfirmed.sends, unknown))
         self._note_loss(session, error)
 
     def _note_loss(self, session: Session, error: ClientError) -> None:
@@ -312,6 +334,8 @@ class Link:
                 while self.unconfirmed.sends:
                     await self.unconfirmed.idle()
                 if self.session is not None:
+                    # The broker may close before its RECEIPT has been looked at here.
+                    self._parting = True
                     await self.request(self.session, frames.disconnect(), OnLoss.DONE)
         left = self.unconfirmed.sends
         await self.stop()

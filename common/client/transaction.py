@@ -7,9 +7,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from common.client import frames
-from common.client.bodies import Body
+from common.client.bodies import Body, encode_body
 from common.client.errors import ClientError, TransactionLost
 from common.client.frames import Headers
+from common.client.heads import send_headers
 from common.client.receipt import Receipt
 from common.client.unconfirmed import OnLoss
 from common.frame import Frame
@@ -34,11 +35,10 @@ class Transaction:
     another message, or none. The calls inside raise TransactionLost as soon as it is known.
     """
 
-    def __init__(self, link: Link, name: str, make: Callable[[str, Body, Headers, str | None], Frame]) -> None:
+    def __init__(self, link: Link, name: str) -> None:
         self.name = name
         self.receipt: Receipt | None = None
         self._link = link
-        self._make = make
         self._session: Session | None = None
         self._over = False
         self._undo: list[Callable[[], None]] = []
@@ -61,10 +61,9 @@ class Transaction:
     ) -> None:
         """SEND as a part of it, see `Client.send`."""
         session = self.session
-        frame = self._make(destination, body, headers, content_type)
+        data, content_type = encode_body(body, content_type)
+        frame = Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
         frame.headers.append(("transaction", self.name))
-        if idempotency_key is not None:
-            frame.headers.append(("idempotency-key", idempotency_key))
         session.send(frame)
         await self._link.drained(session)
 

@@ -9,12 +9,18 @@ import asyncio
 from collections import deque
 from collections.abc import MutableSequence
 from enum import Enum
+from typing import NamedTuple
 
 from common.client.errors import ClientError, OutcomeUnknown
 from common.client.receipt import Receipt
+from common.codec import Decoder
 from common.frame import Frame
 
-__all__ = ["OnLoss", "Unconfirmed"]
+__all__ = ["SEND_BYTES", "OnLoss", "Unconfirmed"]
+
+
+SEND_BYTES = 600
+"""What a SEND costs in memory beside its body, roughly."""
 
 
 class OnLoss(Enum):
@@ -30,15 +36,15 @@ class OnLoss(Enum):
     """Somebody makes another frame of it: a SUBSCRIBE for one. Its future is cancelled."""
 
 
-class _Awaited:
-    __slots__ = ("blind", "frame", "future", "on_loss", "size")
+class _Awaited(NamedTuple):
+    """`frame` is as it is written where that is the same in every version. `size` is its share of the window in bytes,
+    0 if it has none; `blind` how many SENDs without a receipt were written before it."""
 
-    def __init__(self, frame: Frame, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int, blind: int) -> None:
-        self.frame = frame
-        self.future = future
-        self.on_loss = on_loss
-        self.size = size
-        self.blind = blind
+    frame: Frame | bytes
+    future: asyncio.Future[Receipt]
+    on_loss: OnLoss
+    size: int
+    blind: int
 
 
 class Unconfirmed:
@@ -77,10 +83,30 @@ class Unconfirmed:
         self._last_id += 1
         id = str(self._last_id)
         frame.headers.append(("receipt", id))
-        self._frames[id] = _Awaited(frame, future, on_loss, size, self._blind)
-        if size:
+        self._remember(id, _Awaited(frame, future, on_loss, size, self._blind))
+
+    def add_send(self, head: bytes, body: bytes, key: bytes | None, future: asyncio.Future[Receipt]) -> bytes:
+        """A SEND that is written again when its connection is lost: returns it as it is written, in every version.
+
+        `head` is its headers, each with its LF, without any that is escaped. `key` begins its `idempotency-key`, None
+        for none.
+        """
+        self._last_id = number = self._last_id + 1
+        size = len(body)
+        if key is None:
+            data = b"SEND\n%breceipt:%d\ncontent-length:%d\n\n%b\0" % (head, number, size, body)
+        else:
+            data = b"SEND\n%breceipt:%d\nidempotency-key:%b%d\ncontent-length:%d\n\n%b\0" % (
+                head, number, key, number, size, body
+            )  # fmt: skip
+        self._remember(str(number), _Awaited(data, future, OnLoss.AGAIN, size + SEND_BYTES, self._blind))
+        return data
+
+    def _remember(self, id: str, awaited: _Awaited) -> None:
+        self._frames[id] = awaited
+        if awaited.size:
             self._sends += 1
-            self._bytes += size
+            self._bytes += awaited.size
 
     def add_blind(self) -> None:
         """A SEND without a receipt is written."""
@@ -91,6 +117,16 @@ class Unconfirmed:
         """Whether there is room for another SEND."""
         taken = self._sends + self._promised
         return taken < self._window and (self._bytes < self._window_bytes or not taken)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is room, and nobody waits for it."""
+        return (
+            self._sends < self._window
+            and (self._bytes < self._window_bytes or not self._sends)
+            and not self._promised
+            and not self._room
+        )
 
     async def room(self) -> None:
         """Return when a SEND may be added, which then has to be done at once. Those who wait come in their order."""
@@ -158,13 +194,13 @@ class Unconfirmed:
             if awaited.on_loss is OnLoss.FORGET:
                 awaited.future.cancel()
             elif awaited.on_loss is OnLoss.UNKNOWN:
-                awaited.future.set_exception(OutcomeUnknown(awaited.frame, error))
+                awaited.future.set_exception(OutcomeUnknown(_decoded(awaited.frame), error))
             else:
                 awaited.future.set_result(Receipt(Frame("RECEIPT")))
         self._proven = self._blind
 
-    def again(self) -> list[Frame]:
-        """What is to be written on a new connection, in its order."""
+    def again(self) -> list[Frame | bytes]:
+        """What is to be written on a new connection, in its order; bytes as they are."""
         return [awaited.frame for awaited in self._frames.values()]
 
     def end(self, error: ClientError) -> None:
@@ -177,6 +213,10 @@ class Unconfirmed:
         self._promised += len(self._room)
         _wake(self._room)
         _wake(self._idle)
+
+
+def _decoded(frame: Frame | bytes) -> Frame:
+    return next(Decoder().feed(frame)) if isinstance(frame, bytes) else frame
 
 
 async def _wait_in(line: list[asyncio.Future[None]]) -> None:
