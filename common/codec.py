@@ -290,7 +290,9 @@ class Decoder:
         `unexpected-body`, and `bad-frame` where the NUL is missing after a counted body."""
         self._append(data)
         while True:
-            frame = self._plain_frame() or self._any_frame()
+            if self._frame is None and self.version is not _V1_0:
+                yield from self._plain_frames()
+            frame = self._any_frame()
             if frame is None:
                 self._forget()
                 return
@@ -316,38 +318,45 @@ class Decoder:
                 self._buffer = self._buffer[self._start :]
             self._start = 0
 
-    def _plain_frame(self) -> Frame | None:
-        """The next frame if it is whole and has nothing to unescape, to refuse or to drop. Otherwise None, and nothing
-        is changed: the way through `_any_frame` alone says what is right, this one only is several times as fast."""
-        if self._frame is not None or self.version is _V1_0:
-            return None
-        buffer, limits = self._buffer, self._limits
-        found = _PLAIN_HEAD.match(buffer, self._start, self._start + self._plain_head_bytes)
-        if found is None:
-            return None
-        command, head, length = found.groups()
-        start = found.end()
-        if len(head) > self._few_header_bytes and head.count(b"\n") > limits.header_count:
-            return None
-        if not head.isascii():
-            try:
-                head.decode()
-            except UnicodeDecodeError:
-                return None
-        if length is None:
-            end = buffer.find(0, start)
-            if end < 0:
-                return None
-        else:
-            end = start + int(length)
-            if end >= len(buffer) or buffer[end]:
-                return None
-        name = _COMMANDS.get(command) or command.decode()
-        if end != start and (name not in _MAY_HAVE_BODY or end - start > limits.body_bytes):
-            return None
-        self._start = end + 1
-        self._searched = 0
-        return PlainFrame(name, bytes(head), bytes(buffer[start:end]))
+    def _plain_frames(self) -> Iterator[Frame]:
+        """Those next frames that are whole and have nothing to unescape, to refuse or to drop. At the first other one
+        this ends and has changed nothing: the way through `_any_frame` alone says what is right, this one only is
+        several times as fast."""
+        buffer, limits, version = self._buffer, self._limits, self.version
+        size, most, few = len(buffer), self._plain_head_bytes, self._few_header_bytes
+        start = self._start
+        while True:
+            found = _PLAIN_HEAD.match(buffer, start, start + most)
+            if found is None:
+                return
+            command, head, length = found.groups()
+            start = found.end()
+            if len(head) > few and head.count(b"\n") > limits.header_count:
+                return
+            if not head.isascii() and not _is_utf8(head):
+                return
+            if length is not None:
+                end = start + int(length)
+                if end >= size or buffer[end]:
+                    return
+            elif start < size and not buffer[start]:
+                end = start
+            else:
+                end = buffer.find(0, start)
+                if end < 0:
+                    return
+            name = _COMMANDS.get(command) or command.decode()
+            if end == start:
+                body = b""
+            elif name in _MAY_HAVE_BODY and end - start <= limits.body_bytes:
+                body = bytes(buffer[start:end])
+            else:
+                return
+            self._start = start = end + 1
+            self._searched = 0
+            yield PlainFrame(name, bytes(head), body)
+            if self.version is not version or self._limits is not limits:
+                return
 
     def _any_frame(self) -> Frame | None:
         if self._frame is None and not self._read_head():
@@ -405,6 +414,14 @@ class Decoder:
         self._start = start + length + 1
         self._searched = 0
         return bytes(buffer[start : start + length])
+
+
+def _is_utf8(head: bytes | bytearray) -> bool:
+    try:
+        head.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def check_partial_head(data: bytes | bytearray, limits: Limits) -> None:

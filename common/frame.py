@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 __all__ = ["CLIENT_COMMANDS", "SERVER_COMMANDS", "Frame", "PlainFrame"]
 
@@ -63,10 +64,9 @@ class PlainFrame(Frame):
     def get(self, name: str) -> str | None:
         if self._decoded is not None:
             return Frame.get(self, name)
-        # Only a whole name stands between an LF and a colon, and a name holds neither.
-        mark = f"\n{name}:".encode()
+        mark = _mark(name)
         start = self.head.find(mark)
-        if start < 0 or "\n" in name or ":" in name:
+        if start < 0:
             return None
         start += len(mark)
         end = self.head.find(b"\n", start)
@@ -78,3 +78,9 @@ class PlainFrame(Frame):
         return (self.command, self.headers, self.body) == (other.command, other.headers, other.body)
 
     __hash__ = None  # type: ignore[assignment]
+
+
+@lru_cache(256)
+def _mark(name: str) -> bytes:
+    """What stands before the value of the header `name`, and nowhere else: no name holds a colon, nothing an LF."""
+    return f"\n{name}:".encode() if ":" not in name and "\n" not in name else b"\n\n"

@@ -159,7 +159,8 @@ class Unconfirmed:
         """A RECEIPT has come. One that nothing waits for is ignored."""
         awaited = self._take(frame.get("receipt-id") or "")
         if awaited is not None:
-            self._proven = max(self._proven, awaited.blind)
+            if awaited.blind > self._proven:
+                self._proven = awaited.blind
             if not awaited.future.done():
                 awaited.future.set_result(Receipt(frame))
 
