@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import Protocol, cast
 
-from broker.commands import check_config, config_reference, requeue, serve, store, version
+from broker.commands import check_config, config_reference, requeue, send, serve, store, subscribe, version
 
 __all__ = ["COMMANDS", "Command"]
 
@@ -25,4 +25,6 @@ class Command(Protocol):
         """Carry the command out and return the exit code."""
 
 
-COMMANDS: Sequence[Command] = cast(Sequence[Command], (serve, check_config, config_reference, requeue, store, version))
+COMMANDS: Sequence[Command] = cast(
+    Sequence[Command], (serve, send, subscribe, check_config, config_reference, requeue, store, version)
+)

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 
 from broker.commands.output import write, write_mistakes
-from common.config import ConfigError, load_config
+from common.config import CLIENT_PASSCODE, CLIENT_URL, ConfigError, load_config
 from common.exitcodes import ExitCode
 
 NAME = "check-config"
@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     except ConfigError as error:
         write_mistakes(error)
         return ExitCode.USAGE
-    variables = sum(name.startswith("STAMPEDE_") for name in os.environ)
+    variables = sum(name.startswith("STAMPEDE_") for name in os.environ.keys() - {CLIENT_URL, CLIENT_PASSCODE})
     binds = ", ".join(listener.bind for listener in config.listener)
     write(
         f"{arguments.file}: OK, with {_count(variables, 'environment variable')}:"

@@ -26,7 +26,10 @@ def write_mistakes(error: ConfigError) -> None:
     _write(sys.stderr, "\n".join(f"stampede: {mistake}" for mistake in error.mistakes))
 
 
-def _write(stream: TextIO, text: str) -> None:
+def _write(stream: TextIO | None, text: str) -> None:
+    if stream is None:
+        # It was closed before the start, as by `2>&-`.
+        return
     encoding = stream.encoding or "utf-8"
     printable = text.encode(encoding, "backslashreplace").decode(encoding)
     try:

@@ -16,6 +16,7 @@ from common.config.delivery import (
     Store,
     WhenFull,
 )
+from common.config.keys import CLIENT_PASSCODE, CLIENT_URL
 from common.config.load import load_config
 from common.config.mistakes import ConfigError, Mistake
 from common.config.reference import render_reference
@@ -35,6 +36,8 @@ from common.config.schema import (
 from common.config.units import format_duration, format_size, parse_duration, parse_size
 
 __all__ = [
+    "CLIENT_PASSCODE",
+    "CLIENT_URL",
     "MAX_WORKERS",
     "Backplane",
     "Broker",

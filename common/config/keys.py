@@ -18,9 +18,14 @@ from pydantic.fields import FieldInfo
 from common.config.kinds import Effect, Kind
 from common.config.schema import Config
 
-__all__ = ["KEYS", "PREFIX", "SECTIONS", "VARIABLES", "Key", "SectionInfo", "nearest"]
+__all__ = ["CLIENT_PASSCODE", "CLIENT_URL", "KEYS", "PREFIX", "SECTIONS", "VARIABLES", "Key", "SectionInfo", "nearest"]
 
 PREFIX = "STAMPEDE_"
+
+CLIENT_URL = f"{PREFIX}URL"
+CLIENT_PASSCODE = f"{PREFIX}PASSCODE"
+"""These two are for `stampede send` and `subscribe`: no mistakes in the environment of a broker, and none of its
+keys. The second must not be shown."""
 
 
 @dataclass(frozen=True, slots=True)

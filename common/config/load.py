@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.check import check_across, check_keys
-from common.config.keys import KEYS, PREFIX, VARIABLES, nearest
+from common.config.keys import CLIENT_PASSCODE, CLIENT_URL, KEYS, PREFIX, VARIABLES, nearest
 from common.config.mistakes import ConfigError, Location, Mistake, render
 from common.config.schema import Config
 
@@ -27,7 +27,8 @@ _POSITION = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\
 def load_config(path: Path | None, environ: Mapping[str, str], overrides: Mapping[str, object]) -> Config:
     """The configuration from the TOML file at `path` (none: defaults), `environ` and `overrides`.
 
-    Of `environ` only the `STAMPEDE_` variables and `RUNTIME_DIRECTORY` are looked at. `overrides` are
+    Of `environ` only `RUNTIME_DIRECTORY` and the `STAMPEDE_` variables that are not for clients are looked at.
+    `overrides` are
     dotted keys (`broker.workers`; `listener.bind` with a list of addresses); one that is `None` is not set.
     Later sources win. Raises `ConfigError` with every mistake.
     """
@@ -119,7 +120,7 @@ class _Loader:
 
     def _apply_environment(self, environ: Mapping[str, str]) -> None:
         values = {name: value for name, value in environ.items() if name.startswith(PREFIX)}
-        for name in sorted(values):
+        for name in sorted(values.keys() - {CLIENT_URL, CLIENT_PASSCODE}):
             if name not in VARIABLES:
                 self._unknown_variable(name, values[name])
             elif VARIABLES[name] == "destination":

@@ -24,7 +24,8 @@ short, empty, or absent. From the weakest to the strongest:
 4. the flags of `stampede serve`.
 
 `stampede check-config FILE` tells every mistake with its key, its value and what is allowed. Unknown keys
-and unknown `STAMPEDE_` variables are mistakes.
+and unknown `STAMPEDE_` variables are mistakes, but for `STAMPEDE_URL` and `STAMPEDE_PASSCODE`, which are for
+`stampede send` and `stampede subscribe`.
 
 **SIGHUP** makes a running broker read the same file, environment and flags again, all or nothing: with a
 mistake in them, or with a changed key that takes effect after a restart only, everything stays as it was

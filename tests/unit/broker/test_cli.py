@@ -164,3 +164,58 @@ def test_the_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> Non
         assert f"\n    {name}" in text
     for name in ("serve", "check-config", "config-reference", "store", "version"):
         assert main([name, "--help"]) == ExitCode.OK
+
+
+def test_the_variables_of_clients_are_no_mistakes_in_the_environment_of_a_broker(tmp_path: Path) -> None:
+    path = tmp_path / "stampede.toml"
+    path.write_text("")
+    done = stampede("check-config", path, STAMPEDE_URL="stomp://a", STAMPEDE_PASSCODE="secret")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "with 0 environment variables" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["send", "subscribe"])
+def test_the_help_of_clients_is_whole(command: str) -> None:
+    done = stampede(command, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"usage: stampede {command} DESTINATION ")
+    for word in ("--header", "STAMPEDE_URL", "STAMPEDE_PASSCODE", f"stampede {command} /queue/orders"):
+        assert word in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mistake"),
+    [
+        (("send",), "required: DESTINATION"),
+        (("send", "/queue/a", "b", "c"), "unrecognized arguments: c"),
+        (("send", "/queue/a", "b", "--linse"), "unrecognized arguments: --linse"),
+        (("send", "/queue/a", "b", "-H", "nothing"), "'nothing' is not NAME:VALUE"),
+        (("send", "/queue/a", "b", "-H", ":nothing"), "':nothing' is not NAME:VALUE"),
+        (("send", "/queue/a", "b", "-H", b"a:\xff"), "not valid UTF-8"),
+        (("send", b"/queue/\xff", "b"), "stampede: DESTINATION: not valid UTF-8"),
+        (("send", "/queue/a", "b", "--count", "0"), "'0' is not a whole number from 1"),
+        (("send", "/queue/a", "b", "--timeout", "-1"), "'-1' is not a number of seconds"),
+        (("send", "/queue/a", "b", "--lines"), "stampede: --lines reads the messages from standard input"),
+        (("send", "/queue/a", "--lines", "--request"), "not allowed with argument"),
+        (("send", "/queue/a", "b", "--format", "json"), "stampede: --format is for the reply of --request"),
+        (("send", "/queue/a", "b", "--request", "--no-receipt"), "stampede: --no-receipt says nothing about"),
+        (("send", "/queue/a", "b", "-H", "receipt:1"), "stampede: -H receipt: the command sets this header itself"),
+        (("send", "/queue/a", "b", "--request", "-H", "reply-to:/queue/b"), "stampede: -H reply-to: the command sets"),
+        (("send", "/queue/a", "b", "--url", "stomp://me:se@cret@a"), "stampede: --url: a stray '@'"),
+        (
+            ("send", "/queue/a", "b", "--passcode-file", "/none"),
+            "stampede: --passcode-file: cannot read /none: No such",
+        ),
+        (("send", "/queue/a", "b", "--passcode-file", "/dev/null"), "/dev/null does not hold one line"),
+        (("send", "/queue/a", "b", "--login", "a\nb"), "a line end or NUL in the header 'login'"),
+        (("subscribe",), "required: DESTINATION"),
+        (("subscribe", "/queue/a", "-H", "ack:client"), "stampede: -H ack: the command sets this header itself"),
+        (("subscribe", "/queue/a", "--format", "xml"), "invalid choice: 'xml'"),
+    ],
+)
+def test_mistakes_in_the_arguments_of_clients(arguments: tuple[str | bytes, ...], mistake: str) -> None:
+    done = stampede(*(os.fsdecode(argument) for argument in arguments))
+    assert (done.returncode, done.stdout) == (2, "")
+    *usage, line = done.stderr.splitlines()
+    assert mistake in line and len(usage) <= 1
+    assert "cret" not in done.stderr
