@@ -262,7 +262,15 @@ class Connection(asyncio.Protocol):
         """Take a place in the line of RECEIPTs for what `send` writes."""
         if self.receipts is None:
             self.receipts = deque()
-        ticket = hold(self.receipts, send)
+        line = self.receipts
+
+        def answer() -> None:
+            send()
+            # Whatever was answered: the last of a long line may be no RECEIPT of a single frame.
+            if self.paused_on is not None and len(line) < _HELD // 2:
+                self.core.unblock(self._line, self)
+
+        ticket = hold(line, answer)
         if len(self.receipts) >= _HELD and not self.closing:
             # Until a sibling that is slow to answer does; what this client has in the air is bounded by it.
             self.core.block(self._line, self, 0)
@@ -270,13 +278,10 @@ class Connection(asyncio.Protocol):
 
     def when_answered(self, act: Callable[[], None]) -> None:
         """Call `act` once everything asked for so far has its answer."""
-
-        def reached() -> None:
+        if self.receipts:
+            self.hold(act).release()
+        else:
             act()
-            # What makes the line shorter looks whether its client may be read from again.
-            self._send_receipt(None)
-
-        self.hold(reached).release()
 
     @property
     def _line(self) -> bytes:
@@ -285,8 +290,6 @@ class Connection(asyncio.Protocol):
     def _send_receipt(self, receipt: str | None) -> None:
         if receipt is not None and not self.closing and self.version is not None:
             self.send(b"RECEIPT\n%b\n\0" % encode_headers((("receipt-id", receipt),), self.version))
-        if self.paused_on is not None and self.receipts is not None and len(self.receipts) < _HELD // 2:
-            self.core.unblock(self._line, self)
 
     # --- a client that does not keep up
 

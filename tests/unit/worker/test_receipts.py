@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.worker.clocked import Worker
 from worker.receipts import Ticket, hold
 
 
@@ -46,3 +48,22 @@ def test_a_send_that_releases_the_next_keeps_the_order() -> None:
     ticket.release()
     assert sent == ["first", "second", "third"]
     assert not line
+
+
+def test_a_client_that_waits_for_many_answers_is_read_from_again_whatever_they_are() -> None:
+    worker = Worker()
+    client = worker.login()
+    routed: list[Callable[[], None]] = []
+    worker.core.backplane.barrier = routed.append  # type: ignore[method-assign]
+    client.read(b"SUBSCRIBE\nid:a\ndestination:/topic/a\nreceipt:first\n\n\0")
+    sent = 0
+    while client.transport.reading:
+        # Each is a read of its own, whose RECEIPTs wait behind that of the SUBSCRIBE.
+        client.read(b"SEND\ndestination:/topic/b\nreceipt:%d\n\nx\0" % sent)
+        sent += 1
+    assert sent > 1000
+    for done in routed:
+        done()
+    worker.loop.settle()
+    assert sum(data.count(b"RECEIPT\n") for _, data in client.transport.written) == sent + 1
+    assert client.transport.reading
