@@ -248,9 +248,13 @@ def test_no_environment_variable_counts(run: Run, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setenv("RUNTIME_DIRECTORY", str(tmp_path / "runtime"))
 
         async def scenario() -> None:
-            async with a_broker() as (_, log):
+            async with a_broker(path) as (_, log):
                 assert len(log.pids) == 1
+                environment = Path(f"/proc/{log.pids[0]}/environ").read_text()  # noqa: ASYNC240 - not a disk
+                assert "NOTIFY_SOCKET" not in environment and "WATCHDOG_USEC" not in environment
 
+        path = tmp_path / "stampede.toml"
+        path.write_text("")
         run(scenario)
         assert not (tmp_path / "runtime").exists()
         assert os.environ["LISTEN_FDS"] == "1"
