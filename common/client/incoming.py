@@ -15,29 +15,32 @@ if TYPE_CHECKING:
 __all__ = ["Incoming"]
 
 
-class Incoming:
-    """What one client holds, at most about `most` bytes. `awaited` tells how many answers somebody waits for."""
+MESSAGE_BYTES = 400
+"""What a message costs in memory beside its body, roughly."""
 
-    __slots__ = ("_awaited", "_bytes", "_most", "_session", "paused")
+
+class Incoming:
+    """What one client holds: `held` bytes, of which those who count call `over` when they are more than `most`, and
+    `look` when they are fewer than before. `awaited` tells how many answers somebody waits for."""
+
+    __slots__ = ("_awaited", "_session", "held", "most", "paused")
 
     def __init__(self, most: int, awaited: Callable[[], int]) -> None:
-        self._most = most
-        self._awaited = awaited
-        self._bytes = 0
+        self.most = most
+        self.held = 0
         self.paused = False
+        self._awaited = awaited
         self._session: Session | None = None
 
-    def received(self, size: int) -> None:
-        """A message is there to be taken."""
-        self._bytes += size
-        if self._bytes > self._most and not self.paused and self._session is not None and not self._awaited():
+    def over(self) -> None:
+        """There is more than should be."""
+        if not self.paused and self._session is not None and not self._awaited():
             self.paused = True
             self._session.pause_reading()
 
-    def taken(self, size: int) -> None:
-        """A message is taken, or dropped."""
-        self._bytes -= size
-        if self.paused and self._bytes <= self._most // 2:
+    def look(self) -> None:
+        """Read again if there is room for it."""
+        if self.paused and self.held <= self.most // 2:
             self.go_on()
 
     def connected(self, session: Session | None) -> None:

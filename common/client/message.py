@@ -119,6 +119,8 @@ class Message(Content):
         Raises StaleDelivery if the connection it came on is gone, AlreadySettled, and with `receipt` BrokerError and
         OutcomeUnknown.
         """
+        if transaction is None and not receipt and self.subscription.acknowledge(self):
+            return None
         return await self.subscription.settle(self, "ACK", [], transaction, receipt)
 
     async def nack(

@@ -36,7 +36,10 @@ class SessionEvents(Protocol):
 
 
 class Session:
-    """Made by `open`. `version`, `id` (the broker's `session`, may be empty) and `server` are what CONNECTED said."""
+    """Made by `open`. `version`, `id` (the broker's `session`, may be empty) and `server` are what CONNECTED said.
+
+    `loss` is what ended it, None while it lives; `congested` whether the broker reads more slowly than is written.
+    """
 
     def __init__(self, address: Address, events: SessionEvents) -> None:
         self._loop = asyncio.get_running_loop()
@@ -49,7 +52,8 @@ class Session:
         self._decoder = Decoder(Version.V1_2, GENEROUS)
         self._answer: asyncio.Future[Frame] = self._loop.create_future()
         self._is_connected = False
-        self._lost: ClientError | None = None
+        self.loss: ClientError | None = None
+        self.congested = False
         self._out: list[bytes] = []
         self._out_bytes = 0
         self._flushing = False
@@ -122,22 +126,13 @@ class Session:
 
     def flush(self) -> None:
         """Hand everything written to the stream."""
-        if self._out and self._stream is not None and self._lost is None:
+        if self._out and self._stream is not None and self.loss is None:
             self._stream.write(self._out[0] if len(self._out) == 1 else b"".join(self._out))
+            self.congested = self._stream.congested
             if self._beats is not None:
                 self._beats.wrote = True
         self._out.clear()
         self._out_bytes = 0
-
-    @property
-    def loss(self) -> ClientError | None:
-        """What ended it, None while it lives."""
-        return self._lost
-
-    @property
-    def congested(self) -> bool:
-        """Whether the broker reads more slowly than is written."""
-        return self._stream is not None and self._stream.congested and self._lost is None
 
     async def drained(self) -> None:
         """Wait until it is not congested; returns also when the connection is lost."""
@@ -147,6 +142,7 @@ class Session:
             await waiter
 
     def writable(self) -> None:
+        self.congested = False
         for waiter in self._drained:
             if not waiter.done():
                 waiter.set_result(None)
@@ -155,7 +151,7 @@ class Session:
     # --- in
 
     def received(self, data: bytes) -> None:
-        if self._lost is not None:
+        if self.loss is not None:
             return
         if self._beats is not None:
             self._beats.heard = True
@@ -172,7 +168,7 @@ class Session:
 
     def _take(self, frame: Frame) -> None:
         """A frame of the read that CONNECTED came with, or before."""
-        if self._lost is not None:
+        if self.loss is not None:
             return
         if self._is_connected:
             self._events.on_frame(self, frame)
@@ -189,13 +185,13 @@ class Session:
 
     def pause_reading(self) -> None:
         """Take nothing from the broker until `resume_reading`."""
-        if self._stream is not None and self._reading and self._lost is None:
+        if self._stream is not None and self._reading and self.loss is None:
             self._reading = False
             self._stream.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on after `pause_reading`."""
-        if self._stream is not None and not self._reading and self._lost is None:
+        if self._stream is not None and not self._reading and self.loss is None:
             self._reading = True
             self._stream.resume_reading()
 
@@ -206,9 +202,9 @@ class Session:
 
     def fail(self, error: ClientError) -> None:
         """End it for `error`: what is not written yet is not, and `on_lost` is called."""
-        if self._lost is not None:
+        if self.loss is not None:
             return
-        self._lost = error
+        self.loss = error
         self._stop()
         if self._is_connected:
             self._events.on_lost(self, error)
@@ -226,8 +222,8 @@ class Session:
 
     async def abort(self) -> None:
         """Drop the connection without another word; `on_lost` is not called."""
-        if self._lost is None:
-            self._lost = ConnectionLost("aborted")
+        if self.loss is None:
+            self.loss = ConnectionLost("aborted")
             self._stop()
         if not self._answer.done():
             self._answer.cancel()
@@ -236,8 +232,8 @@ class Session:
     async def close(self, within: float) -> None:
         """Write what is to be written, for at most `within` seconds, and close; `on_lost` is not called."""
         self.flush()
-        if self._lost is None:
-            self._lost = ConnectionLost("closed")
+        if self.loss is None:
+            self.loss = ConnectionLost("closed")
             if self._timer is not None:
                 self._timer.cancel()
             self.writable()
@@ -259,7 +255,7 @@ class Session:
 
     def _tick(self) -> None:
         beats = self._beats
-        if beats is None or beats.period is None or self._lost is not None:
+        if beats is None or beats.period is None or self.loss is not None:
             return
         due, silent = beats.tick(reading=self._reading)
         if silent:

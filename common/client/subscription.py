@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from common.client import frames
 from common.client.errors import AlreadySettled, BrokerError, ClientError, ConnectionLost, StaleDelivery
+from common.client.incoming import MESSAGE_BYTES
 from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.unconfirmed import OnLoss
+from common.codec import escape
 from common.errors import ErrorCode
 from common.frame import Frame
+from common.negotiation import Version
 
 if TYPE_CHECKING:
     from common.client.client import Client
@@ -25,9 +28,6 @@ if TYPE_CHECKING:
 __all__ = ["OnMessage", "Subscription"]
 
 OnMessage = Callable[[Message], Awaitable[object]]
-
-_MESSAGE_BYTES = 400
-"""What a message costs in memory beside its body, roughly."""
 
 
 class Subscription:
@@ -112,6 +112,10 @@ class Subscription:
 
     def subscribe(self, session: Session) -> None:
         """Write SUBSCRIBE to a new connection."""
+        if self._browse and session.server.startswith("RabbitMQ/"):
+            self._link.forget(self)
+            self.end(ClientError(f"RabbitMQ cannot browse {self.destination}: it would take the messages from there"))
+            return
         frame = frames.subscribe(self.destination, id=self.id, ack=self.ack, headers=self._headers)
         confirmed: asyncio.Future[Receipt] = asyncio.get_running_loop().create_future()
         self._link.unconfirmed.add(frame, confirmed, OnLoss.FORGET)
@@ -163,7 +167,9 @@ class Subscription:
         self._waiters.clear()
 
     def _drop_buffer(self) -> None:
-        self._link.incoming.taken(sum(_size(message) for message in self._buffer))
+        incoming = self._link.incoming
+        incoming.held -= sum(len(message.frame.body) + MESSAGE_BYTES for message in self._buffer)
+        incoming.look()
         self._buffer.clear()
 
     # --- messages
@@ -176,10 +182,13 @@ class Subscription:
             self._link.unsubscribe(self)
         else:
             self._received = number = self._received + 1
-            message = Message(frame, self, session, number, self.ack == "auto")
-            self._buffer.append(message)
-            self._link.incoming.received(_size(message))
-        self._wake()
+            self._buffer.append(Message(frame, self, session, number, self.ack == "auto"))
+            incoming = self._link.incoming
+            incoming.held += len(frame.body) + MESSAGE_BYTES
+            if incoming.held > incoming.most:
+                incoming.over()
+        if self._waiters:
+            self._wake()
 
     def _wake(self) -> None:
         while self._waiters:
@@ -210,7 +219,10 @@ class Subscription:
                     self._wake()
                 raise
         message = self._buffer.popleft()
-        self._link.incoming.taken(_size(message))
+        incoming = self._link.incoming
+        incoming.held -= len(message.frame.body) + MESSAGE_BYTES
+        if incoming.paused:
+            incoming.look()
         return message
 
     async def _handle(self, on_message: OnMessage) -> None:
@@ -238,6 +250,23 @@ class Subscription:
             await message.nack()
         else:
             await message.ack()
+
+    def acknowledge(self, message: Message) -> bool:
+        """Write the ACK of one of its messages if nothing is particular about it; returns whether that is done."""
+        session = message.session
+        id = message.frame.get("ack")
+        if (
+            self.ack != "client-individual"
+            or message.settled_alone
+            or session.loss is not None
+            or session.congested
+            or session.version is not Version.V1_2
+            or id is None
+        ):
+            return False
+        message.settled_alone = True
+        session.write(b"ACK\nid:%b\n\n\0" % escape(id, Version.V1_2).encode())
+        return True
 
     async def settle(
         self,
@@ -286,7 +315,3 @@ class Subscription:
 
     def _report(self, what: str, error: Exception) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error, "subscription": self})
-
-
-def _size(message: Message) -> int:
-    return len(message.frame.body) + _MESSAGE_BYTES
