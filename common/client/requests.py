@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING
 
-from common.client.errors import ClientError, OutcomeUnknown
+from common.client.errors import ClientClosed, ClientError, OutcomeUnknown
 from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.subscription import Subscription
@@ -54,12 +54,8 @@ class Requests:
     async def _listen(self, link: Link) -> None:
         if self._replies is None:
             self._replies = asyncio.ensure_future(self._subscribe(link))
-        try:
-            # Shared by those who ask at the same time, so none of them may cancel it.
-            await asyncio.shield(self._replies)
-        except ClientError:
-            self._replies = None
-            raise
+        # Shared by those who ask at the same time, so none of them may cancel it.
+        await asyncio.shield(self._replies)
 
     async def _subscribe(self, link: Link) -> _Replies:
         replies = _Replies(self, self._client, link)
@@ -73,11 +69,16 @@ class Requests:
             waiting[2].set_result(message)
 
     def lost(self, error: ClientError) -> None:
-        """The connection is gone, and with it the queue of replies and what was in it."""
+        """The queue of replies is gone, and what was in it."""
         for frame, sent, reply in self._waiting.values():
             # What was not confirmed is told by its own future.
             if sent.done() and not sent.cancelled() and sent.exception() is None and not reply.done():
                 reply.set_exception(OutcomeUnknown(frame, error))
+
+    def ended(self, error: ClientError) -> None:
+        """The queue of replies is not made again; whoever asks next makes another."""
+        self._replies = None
+        self.lost(error)
 
 
 class _Replies(Subscription):
@@ -99,3 +100,7 @@ class _Replies(Subscription):
 
     def lost(self, error: ClientError) -> None:
         self._requests.lost(error)
+
+    def end(self, error: ClientError | None) -> None:
+        super().end(error)
+        self._requests.ended(error or ClientClosed())

@@ -6,6 +6,7 @@ Owns the handshake, the version, the heart-beats, and what is about to be writte
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from ssl import SSLContext
 from typing import Protocol, Self
 
@@ -240,8 +241,10 @@ class Session:
         if self._stream is not None:
             self._stream.close()
             try:
-                async with asyncio.timeout(within):
-                    await self._stream.wait_closed()
+                # A broker that takes nothing any more does not get the rest.
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(within):
+                        await self._stream.wait_closed()
             finally:
                 self._stream.abort()
         await self.wait_closed()
