@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import itertools
-import os
 import re
 import shutil
 import socket
@@ -14,6 +13,7 @@ import tomllib
 from pathlib import Path
 
 from processes import BenchError, ProcessTree, free_port, wait_until
+from rivals import RABBITMQ_HOME, activemq_command, find_program, rabbitmq_environment
 
 __all__ = ["BROKER_NAMES", "Broker", "Setup", "make_broker"]
 
@@ -27,7 +27,7 @@ def _first_line(*command: str) -> str:
 
 
 def _installed(binary: str, package: str) -> str:
-    path = shutil.which(binary, path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/bin")
+    path = find_program(binary)
     if path is None:
         raise BenchError(f"{binary} is not installed: apt-get install {package}")
     return path
@@ -214,7 +214,6 @@ class ActiveMQ(Broker):
     """ActiveMQ Classic with the stomp+nio connector alone: no console, no JMX; KahaDB only for durable queues."""
 
     name = "activemq"
-    _HOME = Path("/usr/share/activemq")
 
     def version(self) -> str:
         jars = [path.name for path in Path("/usr/share/java").glob("activemq-broker-[0-9]*.jar")]
@@ -231,17 +230,7 @@ class ActiveMQ(Broker):
         config.write_text(
             _ACTIVEMQ_XML.format(base=base, port=self.port, stored=str(durable).lower(), store=store),
         )
-        opened = ("java.security", "java.net", "java.lang", "java.util", "java.util.concurrent")
-        self.command = ["java", "-Xms64M", "-Xmx2G", "-Djava.awt.headless=true", f"-Djava.io.tmpdir={base}"]
-        for package in opened:
-            self.command += ["--add-opens", f"java.base/{package}=ALL-UNNAMED"]
-        self.command += [
-            f"-Dactivemq.home={self._HOME}",
-            f"-Dactivemq.base={base}",
-            f"-Dactivemq.conf={base}",
-        ]
-        self.command += [f"-Dactivemq.data={base}/data", "-jar", str(self._HOME / "bin/activemq.jar")]
-        self.command += ["start", f"xbean:file:{config}"]
+        self.command = activemq_command(base, config, ("-Xms64M", "-Xmx2G"))
         tree.spawn("activemq", self.command)
 
 
@@ -258,11 +247,9 @@ class RabbitMQ(Broker):
 
     name = "rabbitmq"
     login = ("guest", "guest")
-    # The wrapper in /usr/sbin insists on the user rabbitmq and on /var/lib/rabbitmq; this script does not.
-    _HOME = Path("/usr/lib/rabbitmq")
 
     def version(self) -> str:
-        found = sorted(self._HOME.glob("lib/rabbitmq_server-*"))
+        found = sorted(RABBITMQ_HOME.glob("lib/rabbitmq_server-*"))
         number = found[-1].name.rpartition("-")[2] if found else "?"
         erlang = sorted(path.name for path in Path("/usr/lib/erlang/releases").glob("[0-9]*") if path.is_dir())
         return f"RabbitMQ {number} (Erlang/OTP {erlang[-1] if erlang else '?'})"
@@ -272,25 +259,9 @@ class RabbitMQ(Broker):
         epmd_port, distribution_port = free_port(), free_port()
         (base / "rabbitmq.conf").write_text(_RABBITMQ_CONF.format(port=self.port))
         (base / "enabled_plugins").write_text("[rabbitmq_stomp].\n")
-        environment = {
-            "HOME": str(base),
-            "ERL_EPMD_ADDRESS": "127.0.0.1",
-            "ERL_EPMD_PORT": str(epmd_port),
-            "RABBITMQ_NODENAME": f"bench{self.port}@localhost",
-            "RABBITMQ_DIST_PORT": str(distribution_port),
-            "RABBITMQ_CONFIG_FILE": str(base / "rabbitmq.conf"),
-            "RABBITMQ_CONF_ENV_FILE": str(base / "none.conf"),
-            "RABBITMQ_ADVANCED_CONFIG_FILE": str(base / "none.config"),
-            "RABBITMQ_ENABLED_PLUGINS_FILE": str(base / "enabled_plugins"),
-            "RABBITMQ_MNESIA_BASE": str(base / "mnesia"),
-            "RABBITMQ_LOG_BASE": str(base / "log"),
-            "RABBITMQ_GENERATED_CONFIG_DIR": str(base / "generated"),
-            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-            # Makes the start script exec the Erlang machine instead of standing by as its signal proxy.
-            "RUNNING_UNDER_SYSTEMD": "true",
-        }
+        environment = rabbitmq_environment(base, f"bench{self.port}", epmd_port, distribution_port)
         tree.spawn("epmd", [_installed("epmd", "rabbitmq-server"), "-port", str(epmd_port)], environment)
-        self.command = [str(self._HOME / "bin/rabbitmq-server")]
+        self.command = [str(RABBITMQ_HOME / "bin/rabbitmq-server")]
         tree.spawn("rabbitmq", self.command, environment)
 
 
