@@ -285,6 +285,11 @@ class Decoder:
         # A header takes three bytes at the least.
         self._few_header_bytes = 3 * limits.header_count
 
+    @property
+    def is_within_frame(self) -> bool:
+        """Whether a frame has begun that is not whole yet; to be asked when `feed` has come to its end."""
+        return self._frame is not None or len(self._buffer) > 0
+
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield each frame that `data` completes; raises StompError as `decode_head` and `content_length` do,
         `unexpected-body`, and `bad-frame` where the NUL is missing after a counted body."""

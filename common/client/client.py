@@ -75,7 +75,7 @@ class Client:
         retry_first: bool = False,
         window: int = 1000,
         window_bytes: int = 16 << 20,
-        buffer_bytes: int = 8 << 20,
+        buffer_bytes: int = 1 << 20,
         idempotent: bool = True,
         on_event: Callable[[ClientEvent], None] | None = None,
     ) -> None:

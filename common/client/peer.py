@@ -86,9 +86,7 @@ class _Inbox(Decoder):
 
     def ends_within_a_frame(self) -> bool:
         """Whether the other side left a frame unfinished."""
-        if self.closed_here:
-            return False
-        return self._frame is not None or bool(self._buffer)
+        return self.is_within_frame and not self.closed_here
 
 
 class Peer:
