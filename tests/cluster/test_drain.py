@@ -13,7 +13,7 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from broker.front import SAME_SIGNAL
+from broker.service import SAME_SIGNAL
 from tests.cluster.actors import LONG, Actor, wait_until
 from tests.cluster.conftest import ConnectOn
 from tests.conftest import StartBroker
