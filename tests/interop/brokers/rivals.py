@@ -291,7 +291,7 @@ _ACTIVEMQ_XML = """\
       <tempUsage><tempUsage limit="64 mb"/></tempUsage>
     </systemUsage></systemUsage>
     <transportConnectors>
-      <transportConnector name="stomp" uri="stomp+nio://127.0.0.1:{port}"/>
+      <transportConnector name="stomp" uri="stomp+nio://127.0.0.1:{port}?transport.hbGracePeriodMultiplier=3"/>
       <transportConnector name="stomp+ssl" uri="stomp+nio+ssl://127.0.0.1:{tls_port}"/>
     </transportConnectors>
   </broker>
@@ -300,7 +300,10 @@ _ACTIVEMQ_XML = """\
 
 
 class ActiveMQ(Rival):
-    """ActiveMQ Classic. Debian's package has no connector for WebSocket."""
+    """ActiveMQ Classic. Debian's package has no connector for WebSocket.
+
+    It is told to bear with heart-beats that are late: unless it is, one by a millisecond ends the connection.
+    """
 
     name = "ActiveMQ"
     package = "activemq"

@@ -108,7 +108,7 @@ def test_heart_beats_keep_the_connection_that_silence_would_end(rival: Rival) ->
     async def run() -> None:
         told = Told()
         mute = await rival.peer()
-        async with rival.client(heart_beat=0.5, on_event=told) as client:
+        async with rival.client(heart_beat=(0.5, 2.0), on_event=told) as client:
             await mute.send(frames.connect(LOGIN, PASSCODE, heart_beat=(500, 0)))
             assert (await mute.receive()).command == "CONNECTED"
             # The broker gives it up because it hears nothing of it; of the client it hears as little else.
@@ -163,7 +163,7 @@ def test_websocket_of_rabbitmq(rabbitmq: Rival) -> None:
         told = Told()
         url = f"ws://127.0.0.1:{rabbitmq.ws_port}{rabbitmq.ws_path}"
         name = queue()
-        async with rabbitmq.client(url, heart_beat=0.5, on_event=told) as client:
+        async with rabbitmq.client(url, heart_beat=2.0, on_event=told) as client:
             for body in (b"NUL \0 and \xff", b"large" * 20_000):
                 await client.send(name, body)
                 assert await bodies(client, name, 1) == [body]
