@@ -80,6 +80,8 @@ class Subscription:
             self._link.subscribe(self)
             await made
         except BaseException as error:
+            # Raised here already, so `made` has nobody to tell.
+            made.cancel()
             self._leave(error if isinstance(error, ClientError) else None)
             raise
         if self._on_message is not None:
@@ -177,8 +179,9 @@ class Subscription:
     def take(self, session: Session, frame: Frame) -> None:
         """A MESSAGE of this subscription has come."""
         if self._browse and frame.get("browser") == "end":
-            # What was browsed before is still to be read.
+            # What was browsed before is still to be read. The RECEIPT may come later, or not any more.
             self._ended = True
+            self.made(Receipt(Frame("RECEIPT")))
             self._link.unsubscribe(self)
         else:
             self._received = number = self._received + 1

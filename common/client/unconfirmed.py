@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import MutableSequence
+from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class OnLoss(Enum):
     UNKNOWN = "unknown"
     """Whoever waits is told that nobody knows."""
     DONE = "done"
-    """The loss has done what it was to do, an UNSUBSCRIBE for one."""
+    """The loss has done what it was to do, an UNSUBSCRIBE for one; so has an ERROR, since that ends the connection."""
     FORGET = "forget"
     """Somebody makes another frame of it: a SUBSCRIBE for one. Its future is cancelled."""
 
@@ -138,7 +139,8 @@ class Unconfirmed:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                self._room.remove(waiter)
+                with suppress(ValueError):
+                    self._room.remove(waiter)
             else:
                 # It was this one's turn: the next one's now.
                 self._promised -= 1
@@ -148,8 +150,11 @@ class Unconfirmed:
 
     def _give_room(self) -> None:
         while self._room and self.has_room:
-            self._promised += 1
-            self._room.popleft().set_result(None)
+            waiter = self._room.popleft()
+            # One that is cancelled may not have noticed it yet.
+            if not waiter.done():
+                self._promised += 1
+                waiter.set_result(None)
 
     async def idle(self) -> None:
         """Wait until there may be no SEND; look again then."""
@@ -170,7 +175,7 @@ class Unconfirmed:
             receipt_id = next(iter(self._frames))
         awaited = self._take(receipt_id or "")
         if awaited is not None and not awaited.future.done():
-            awaited.future.set_exception(error)
+            _fail(awaited, error)
         return awaited is not None
 
     def _take(self, id: str) -> _Awaited | None:
@@ -197,7 +202,7 @@ class Unconfirmed:
             elif awaited.on_loss is OnLoss.UNKNOWN:
                 awaited.future.set_exception(OutcomeUnknown(_decoded(awaited.frame), error))
             else:
-                awaited.future.set_result(Receipt(Frame("RECEIPT")))
+                _fail(awaited, error)
         self._proven = self._blind
 
     def again(self) -> list[Frame | bytes]:
@@ -205,19 +210,26 @@ class Unconfirmed:
         return [awaited.frame for awaited in self._frames.values()]
 
     def end(self, error: ClientError) -> None:
-        """There will be no other connection: all that is left fails with `error`."""
+        """There will be no other connection: all that is left fails with `error`, if that is a failure."""
         for awaited in self._frames.values():
             if not awaited.future.done():
-                awaited.future.set_exception(error)
+                _fail(awaited, error)
         self._frames.clear()
         self._sends = self._bytes = 0
-        self._promised += len(self._room)
+        self._promised += sum(not waiter.done() for waiter in self._room)
         _wake(self._room)
         _wake(self._idle)
 
 
 def _decoded(frame: Frame | bytes) -> Frame:
     return next(Decoder().feed(frame)) if isinstance(frame, bytes) else frame
+
+
+def _fail(awaited: _Awaited, error: ClientError) -> None:
+    if awaited.on_loss is OnLoss.DONE:
+        awaited.future.set_result(Receipt(Frame("RECEIPT")))
+    else:
+        awaited.future.set_exception(error)
 
 
 async def _wait_in(line: list[asyncio.Future[None]]) -> None:
