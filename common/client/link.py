@@ -25,6 +25,7 @@ from common.client.session import Session
 from common.client.unconfirmed import OnLoss, Unconfirmed
 from common.errors import ErrorCode
 from common.frame import Frame
+from common.negotiation import Version
 
 if TYPE_CHECKING:
     from common.client.subscription import Subscription
@@ -108,30 +109,35 @@ class Link:
                 if self._settings.backoff is None or self._refusals >= _MOST_REFUSALS:
                     self.end(error)
                     return
-                self._adopt(await self._reach())
+                self._adopt(await self._reach(ConnectFailed([(session.address, error)])))
         except ConnectFailed as error:
             self.end(error)
         finally:
             # Whatever went wrong, nobody waits for ever.
             self.end(ClientClosed())
 
-    async def _reach(self) -> Session:
-        """Rounds over the addresses until one answers. Raises ConnectFailed when the back-off gives up."""
+    async def _reach(self, loss: ConnectFailed | None = None) -> Session:
+        """Rounds over the addresses until one answers, after `loss`. Raises ConnectFailed if it gives up."""
         backoff = self._settings.backoff or Backoff()
         failures = self._barren
-        if failures:
-            await asyncio.sleep(backoff.wait(failures, random.random))
+        if failures and loss is not None:
+            await asyncio.sleep(self._wait(backoff, failures, loss))
         while True:
             try:
                 return await self._round()
             except ConnectFailed as error:
                 failures += 1
-                wait = backoff.wait(failures, random.random)
-                tried = self._loop.time() + wait - self._lost_at
-                if backoff.give_up_after is not None and tried > backoff.give_up_after:
-                    raise
+                wait = self._wait(backoff, failures, error)
                 self._tell(ConnectFailing(error, failures, wait))
                 await asyncio.sleep(wait)
+
+    def _wait(self, backoff: Backoff, failures: int, error: ConnectFailed) -> float:
+        """Seconds until the next attempt. Raises `error` if that is too late."""
+        wait = backoff.wait(failures, random.random)
+        tried = self._loop.time() + wait - self._lost_at
+        if backoff.give_up_after is not None and tried > backoff.give_up_after:
+            raise error
+        return wait
 
     async def _round(self) -> Session:
         """One attempt at each address, beginning with the one after the last that was used."""
@@ -227,7 +233,8 @@ class Link:
 
     def request(self, session: Session | None, frame: Frame, on_loss: OnLoss, size: int = 0) -> asyncio.Future[Receipt]:
         """Write `frame`, which gets a `receipt` header, and return the future of its RECEIPT; see `Unconfirmed.add`.
-        Without a session, what is written again waits for the next one."""
+        Without a session, what is written again waits for the next one. Raises what ended the client."""
+        self.check()
         future: asyncio.Future[Receipt] = self._loop.create_future()
         self.unconfirmed.add(frame, future, on_loss, size)
         self.incoming.go_on()
@@ -279,6 +286,8 @@ class Link:
         elif command == "MESSAGE":
             self._fruitful = True
             subscription = self._subscriptions.get(frame.get("subscription") or "")
+            if subscription is None and session.version is Version.V1_0:
+                subscription = self._to(frame.get("destination"))
             if subscription is not None:
                 subscription.take(session, frame)
         elif command == "RECEIPT":
@@ -294,6 +303,11 @@ class Link:
                 self._refusals += 1
             # The broker closes too (1.2 section ERROR), but not every broker does.
             session.fail(error)
+
+    def _to(self, destination: str | None) -> Subscription | None:
+        """The subscription a MESSAGE is for that does not say it, as servers of 1.0 may do."""
+        found = (each for each in self._subscriptions.values() if each.destination == destination)
+        return next(found, None)
 
     def on_lost(self, session: Session, error: ClientError) -> None:
         if session is not self.session:
@@ -329,16 +343,19 @@ class Link:
 
         Raises ClientClosed if SENDs are still unconfirmed then, as their futures do.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within):
-                while self.unconfirmed.sends:
-                    await self.unconfirmed.idle()
-                if self.session is not None:
-                    # The broker may close before its RECEIPT has been looked at here.
-                    self._parting = True
-                    await self.request(self.session, frames.disconnect(), OnLoss.DONE)
-        left = self.unconfirmed.sends
-        await self.stop()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(within):
+                    while self.unconfirmed.sends:
+                        await self.unconfirmed.idle()
+                    if self.session is not None:
+                        # The broker may close before its RECEIPT has been looked at here.
+                        self._parting = True
+                        await self.request(self.session, frames.disconnect(), OnLoss.DONE)
+        finally:
+            # Also for those who do not want to wait any more: nothing may stay open.
+            left = self.unconfirmed.sends
+            await self.stop()
         if left:
             raise ClientClosed(f"closed after {within:g} s, with {left} SENDs that the broker has not confirmed")
 
@@ -346,11 +363,13 @@ class Link:
         """End at once: what is unconfirmed fails with ClientClosed."""
         session = self.session
         self.end(ClientClosed())
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        if session is not None:
-            await session.close(_CLOSING)
+        try:
+            if self._keeper is not None:
+                self._keeper.cancel()
+                await asyncio.wait([self._keeper])
+        finally:
+            if session is not None:
+                await session.close(_CLOSING)
 
     def end(self, error: ClientError) -> None:
         """It is over, for `error`: all that waits gets it."""
