@@ -31,6 +31,8 @@ __all__ = ["Connection"]
 
 _HELD = 1024
 """RECEIPTs that may wait for effects elsewhere before their client is not read from."""
+_PROBE = 1.0
+"""Seconds between two EOLs to a client that has closed its side and has RECEIPTs coming."""
 _FULL_READ = 64 << 10
 """Bytes of a read that suggest there is more; uvloop reads up to 256,000 at once."""
 
@@ -56,6 +58,7 @@ class Connection(asyncio.Protocol):
         "number",
         "opened_at",
         "outbox",
+        "owners",
         "partial",
         "partial_wanted",
         "paused_on",
@@ -95,6 +98,8 @@ class Connection(asyncio.Protocol):
         self.receipts: deque[Ticket] | None = None
         self.outbox: Outbox | None = None
         self.queues: dict[int, QueueSubscription] | None = None
+        # A bit for each slot: the owners there were handed what this client sent or settled.
+        self.owners = 0
         self.dropped = 0
         self.paused_on: set[bytes] | None = None
         self.opened_at = core.now()
@@ -162,6 +167,11 @@ class Connection(asyncio.Protocol):
         if self.closing and self.outbox is None:
             return False
         self.disconnect(None, CloseReason.CLIENT_CLOSED)
+        if not self.closing:
+            # It may be waiting for RECEIPTs, or be gone, which shows when something is written; and what they wait for,
+            # room on a full disk perhaps, may never come.
+            self.beat_every, self.next_beat = _PROBE, self.core.now()
+            self.core.wake_at(self, self.next_beat)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -399,7 +409,8 @@ class Connection(asyncio.Protocol):
         self._finish(reason, error_frame(error, head, version))
 
     def disconnect(self, receipt: str | None, reason: CloseReason) -> None:
-        """End in good order: after the RECEIPTs still held, and after `receipt` if one was asked for."""
+        """End in good order: after the RECEIPTs still held. A `receipt` that is asked for comes last, once everything
+        this client sent and settled is where it belongs (1.2 section DISCONNECT)."""
 
         def end() -> None:
             if not self.closing:
@@ -409,7 +420,9 @@ class Connection(asyncio.Protocol):
 
         # No frame counts after DISCONNECT (1.2 section DISCONNECT), also while its RECEIPT has to wait.
         self.deaf = True
-        if self.receipts:
+        if receipt is not None and self.owners:
+            self.core.queues.when_stored(self, self.hold(end).release)
+        elif self.receipts:
             self.hold(end).release()
         else:
             end()

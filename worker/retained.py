@@ -120,7 +120,7 @@ class RetainedMessages:
             else:
                 refuse(connection, outcome)
 
-        self._queues.hand_off(destination, operation, done)
+        self._queues.hand_off(connection, destination, operation, done)
         return [self._queues.holding_up(destination)]
 
     def add_to(self, parts: dict[int, list[Operation]], batches: dict[bytes, Batch]) -> None:

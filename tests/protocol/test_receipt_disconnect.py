@@ -11,6 +11,7 @@ import pytest
 from tests.conftest import Connect, StartBroker
 from tests.harness.broker import Broker
 from tests.harness.wire import VERSIONS, connect_on, encode
+from tests.protocol.site import Site
 
 ALL = pytest.mark.parametrize("version", VERSIONS)
 NEWER = pytest.mark.parametrize("version", VERSIONS[1:])
@@ -147,6 +148,32 @@ class TestReceipts:
 
 
 class TestDisconnect:
+    @pytest.mark.statement(97, 98)
+    @pytest.mark.parametrize("count", [3, 4])
+    def test_what_was_refused_before_has_its_error_instead(self, site: Site, count: int) -> None:
+        queue, producer = site.queue("few"), site.producer()
+        frames = encode("SEND", [("destination", queue)], b"x") * count
+        producer.send(frames + encode("DISCONNECT", [("receipt", "bye")]))
+        if count > 3:
+            producer.expect_error("queue-full", frame="SEND")
+        else:
+            producer.expect("RECEIPT", receipt_id="bye")
+            producer.expect_closed()
+
+    @pytest.mark.statement(97, 98)
+    @ALL
+    def test_what_was_settled_before_is_settled(self, site: Site, version: str) -> None:
+        queue, consumer = site.queue(), site.consumer(version)
+        site.fill(queue, *[b"%d" % each for each in range(10)])
+        consumer.subscribe(queue, ack="client-individual" if version != "1.0" else "client")
+        for message in consumer.read_many(10):
+            consumer.frame("ACK", consumer.acknowledgement(message))
+        consumer.request("DISCONNECT")
+        consumer.expect_closed()
+        other = site.consumer()
+        other.subscribe(queue)
+        site.silent(other)
+
     @pytest.mark.statement(98)
     @ALL
     def test_receipt_then_the_end(self, broker: Broker, connect: Connect, version: str) -> None:

@@ -148,6 +148,7 @@ class Clients:
 
     def settle(self, subscription: QueueSubscription, ids: list[bytes], ticket: Ticket | None) -> None:
         """The client acknowledged these; `ticket` is released when it is on disk."""
+        subscription.connection.owners |= 1 << subscription.owner
         keys, tickets = self._settling.setdefault(subscription, ([], []))
         pop = subscription.keys.pop
         keys += [pop(id) for id in ids]
@@ -163,7 +164,8 @@ class Clients:
     ) -> None:
         """The client refused these; `ticket` is released when it is on disk."""
         self.flush()
-        done = None if ticket is None else _releasing([ticket])
+        subscription.connection.owners |= 1 << subscription.owner
+        done = _settled(subscription, [] if ticket is None else [ticket], b"NACK")
         self._hand_off(subscription.owner, [settlement(subscription, ids, nack)], done, 0)
         self._queues.flush_soon()
 
@@ -172,7 +174,7 @@ class Clients:
         if self._settling:
             settling, self._settling = self._settling, {}
             for subscription, (keys, tickets) in settling.items():
-                done = None if not tickets else _releasing(tickets)
+                done = _settled(subscription, tickets)
                 operation = [SETTLE, subscription.name, subscription.number, keys]
                 self._hand_off(subscription.owner, [operation], done, 9 * len(keys))
 
@@ -183,6 +185,18 @@ def settlement(subscription: QueueSubscription, ids: list[bytes], nack: Nack | N
     if nack is None:
         return [SETTLE, subscription.name, subscription.number, keys]
     return [NACK, subscription.name, subscription.number, keys, nack.delay, nack.requeue, nack.reason]
+
+
+def _settled(subscription: QueueSubscription, tickets: list[Ticket], command: bytes = b"ACK") -> Confirmed:
+    def settled(outcome: Outcome) -> None:
+        if outcome.refused is not None:
+            # Of a store that is broken. No RECEIPT that speaks for it may come, be it that of DISCONNECT.
+            refuse(subscription.connection, outcome, command=command)
+            return
+        for ticket in tickets:
+            ticket.release()
+
+    return settled
 
 
 def _releasing(tickets: list[Ticket]) -> Confirmed:

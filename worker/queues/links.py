@@ -7,6 +7,7 @@ the disk had no room for may lie between two that are stored.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -32,6 +33,7 @@ class Link:
         "_told",
         "_unconfirmed",
         "_up",
+        "_waiting",
         "name",
         "slot",
     )
@@ -54,6 +56,8 @@ class Link:
         self._told = False
         self._up = False
         self._unconfirmed: dict[int, tuple[list[Operation], str | None, Confirmed | None, int]] = {}
+        # The last hand-off that each waits for, in the order of those.
+        self._waiting: deque[tuple[int, Callable[[], None]]] = deque()
 
     @property
     def unconfirmed_bytes(self) -> int:
@@ -89,6 +93,14 @@ class Link:
     def lost(self) -> None:
         self._up = False
 
+    def when_confirmed(self, done: Callable[[], None]) -> None:
+        """Call `done` once the owner has confirmed all that it was given so far, in this life of it or in the next: in
+        this call, if that is so already. Those who gave it were told how it ended before."""
+        if self._unconfirmed:
+            self._waiting.append((self._sequence, done))
+        else:
+            done()
+
     def pending(self) -> list[list[Operation]]:
         """The operations that are unconfirmed, oldest first."""
         return [operations for operations, _, _, _ in self._unconfirmed.values()]
@@ -108,3 +120,7 @@ class Link:
         if self._told and self._bytes <= self._max_bytes // 2:
             self._told = False
             self._full(self, False)
+        if self._waiting:
+            oldest = next(iter(self._unconfirmed), self._sequence + 1)
+            while self._waiting and self._waiting[0][0] < oldest:
+                self._waiting.popleft()[1]()

@@ -75,6 +75,8 @@ class Owner:
         self._units = 0
         # By number, oldest first, as a dict keeps them: the first is the oldest that is not stored.
         self._unstored: dict[int, None] = {}
+        # What is to be called when a unit that awaits something has all of it, by its number.
+        self._awaiting: dict[int, list[Callable[[], None]]] = {}
         self._leaving = Work(must=True)
         self.open = False
 
@@ -197,13 +199,19 @@ class Owner:
         number = self._units = self._units + 1
         self._unstored[number] = None
         waiting = 1 + len(work.awaited)
+        if work.awaited:
+            self._awaiting[number] = []
         failure: StoreError | None = None
 
         def finish() -> None:
             nonlocal waiting
             waiting -= 1
-            if not waiting and done is not None:
+            if waiting:
+                return
+            if done is not None:
                 done(failure)
+            for then in self._awaiting.pop(number, ()):
+                then()
 
         def written(error: StoreError | None) -> None:
             nonlocal failure
@@ -223,11 +231,17 @@ class Owner:
             start(finish)
 
     def when_stored(self, done: Callable[[], None]) -> None:
-        """Call `done` once all that was written is stored, or has failed: in this call, if that is so already."""
-        if self._unstored:
-            self.write(Work(must=True), lambda error: done())
-        else:
+        """Call `done` once all that was written is stored, with all that it awaits, or has failed: in this call, if
+        that is so already. Never, if the store is closed before."""
+        if not self._unstored and not self._awaiting:
             done()
+            return
+
+        def written(error: StoreError | None) -> None:
+            if error is None:
+                done()
+
+        self.write(Work(must=True, awaited=[each.append for each in self._awaiting.values()]), written)
 
     def forget_origins(self, slot: int, origin: str) -> None:
         """Worker `slot` is `origin` now; nothing comes from its earlier lives any more."""

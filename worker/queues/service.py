@@ -180,6 +180,27 @@ class Queues:
             self._store_full = False
             self._core.flow.unblock(_STORE, "store", local=False)
 
+    def when_stored(self, connection: Connection, done: Callable[[], None]) -> None:
+        """Call `done` once all that `connection` sent and settled so far is where it belongs, on disk if it is to be
+        there: in this call, if that is so already. What is refused until then fails the connection before."""
+        self.clients.flush()
+        self.flush_soon()
+        owners = [slot for slot in range(self._slots) if connection.owners >> slot & 1]
+        waiting = 1 + len(owners)
+
+        def stored() -> None:
+            nonlocal waiting
+            waiting -= 1
+            if not waiting:
+                done()
+
+        for slot in owners:
+            if slot == self.slot:
+                self.owner.when_stored(stored)
+            else:
+                self._links[slot].when_confirmed(stored)
+        stored()
+
     def holding_up(self, queue: bytes) -> bytes:
         """What else, besides its own name, holds up the producers of `queue`, in the terms of `worker.flow`."""
         slot = self.owner_of(queue)
@@ -215,11 +236,17 @@ class Queues:
                     waiting.routed(name, -1)
                 waiting.confirmed(name, outcome)
 
-        self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
+        self._hand_off(self._owner_for(connection, queue), [operation], done, _size(operation))
 
-    def hand_off(self, destination: bytes, operation: Operation, done: Confirmed) -> None:
+    def hand_off(self, connection: Connection, destination: bytes, operation: Operation, done: Confirmed) -> None:
         """For whatever else of a destination has an owner."""
-        self._hand_off(self.owner_of(destination), [operation], done, _size(operation))
+        self._hand_off(self._owner_for(connection, destination), [operation], done, _size(operation))
+
+    def _owner_for(self, connection: Connection, name: bytes) -> int:
+        """The owner of `name`, which is handed something of that client's."""
+        slot = self.owner_of(name)
+        connection.owners |= 1 << slot
+        return slot
 
     def feed(
         self, connection: Connection, destination: bytes, batch: Batch, acceptance: Acceptance | None
@@ -241,7 +268,7 @@ class Queues:
                     refuse(connection, outcome)
 
             operation = _add(queue, share)
-            self._hand_off(self.owner_of(queue), [operation], done, _size(operation))
+            self._hand_off(self._owner_for(connection, queue), [operation], done, _size(operation))
             held_up += [queue, self.holding_up(queue)]
         return held_up
 

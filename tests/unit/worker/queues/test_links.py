@@ -72,3 +72,24 @@ def test_bytes_that_are_unconfirmed_are_bounded() -> None:
     assert far.full == [True]
     far.link.confirmed([(2, None)])
     assert far.full == [True, False]
+
+
+def test_who_waits_for_all_so_far_waits_through_the_next_life_and_for_nothing_later() -> None:
+    far = Far()
+    far.link.open()
+    told: list[str] = []
+    far.link.when_confirmed(lambda: told.append("nothing"))
+    assert told == ["nothing"]
+    far.link.hand_off([[1]], None, 1)
+    far.link.hand_off([[2]], lambda outcome: told.append("refused" if outcome.refused else "stored"), 1)
+    far.link.when_confirmed(lambda: told.append("two"))
+    far.link.hand_off([[3]], None, 1)
+    far.link.when_confirmed(lambda: told.append("three"))
+    far.link.confirmed([(2, Outcome(("code", "why", "")).pack())])
+    far.link.lost()
+    far.link.open()
+    assert told == ["nothing", "refused"], "the first is not confirmed"
+    far.link.confirmed([(1, None)])
+    assert told == ["nothing", "refused", "two"]
+    far.link.confirmed([(3, None)])
+    assert told == ["nothing", "refused", "two", "three"]

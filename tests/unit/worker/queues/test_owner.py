@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.unit.worker.queues.lone_owner import ELSEWHERE, LoneOwner
-from worker.queues.letters import END
+from worker.queues.letters import END, SETTLE
 from worker.store.interface import StoreError
 from worker.traits import Traits
 
@@ -385,3 +385,24 @@ def test_a_transaction_does_not_fit_into_a_queue_that_is_yet_to_be() -> None:
     [outcome] = lone.commit_of(lone.apply(first, second))
     assert outcome.refused is not None and outcome.refused[0] == "queue-full"
     assert lone.stored() == []
+
+
+def test_all_that_was_written_is_stored_with_what_it_awaits() -> None:
+    """A settlement of what is not in memory is done when it was looked up."""
+    lone = LoneOwner()
+    lone.attach("/queue/q", 1)
+    lone.add("/queue/q", "m")
+    lone.settled()
+    told: list[str] = []
+    lone.owner.when_stored(lambda: told.append("at once"))
+    assert told == ["at once"]
+    lone.store.answers_wait = True
+    outcomes = lone.apply([SETTLE, b"/queue/q", 1, [lone.keys["m"] + 1]])
+    lone.settled()
+    lone.owner.when_stored(lambda: told.append("looked up"))
+    lone.settled()
+    assert (told, outcomes) == (["at once"], [])
+    lone.store.answer()
+    lone.settled()
+    assert told == ["at once", "looked up"]
+    assert [outcome.refused for outcome in outcomes] == [None]
