@@ -24,7 +24,9 @@ from common.client.requests import Requests
 from common.client.subscription import OnMessage, Subscription
 from common.client.transaction import Transaction
 from common.client.unconfirmed import SEND_BYTES, OnLoss
+from common.codec import encode_headers
 from common.frame import Frame
+from common.negotiation import Version
 
 __all__ = ["Client"]
 
@@ -206,8 +208,8 @@ class Client:
         while session.congested:
             await link.drained(session)
             session = await link.connected()
-        link.unconfirmed.add_blind()
         session.send(frame)
+        link.unconfirmed.add_blind()
         return None
 
     async def post(
@@ -302,6 +304,8 @@ class Client:
         elif id is None:
             self._last_id += 1
             id = str(self._last_id)
+        # What cannot be written fails here, and not on each connection to come.
+        encode_headers([("destination", destination), ("id", id), *pairs], Version.V1_2)
         return Subscription(self, self._link, destination, id, ack, pairs, on_message, browse)
 
     async def end_durable(self, name: str) -> None:

@@ -23,6 +23,7 @@ from common.client.incoming import Incoming
 from common.client.receipt import Receipt
 from common.client.session import Session
 from common.client.unconfirmed import OnLoss, Unconfirmed
+from common.codec import encode_headers
 from common.errors import ErrorCode
 from common.frame import Frame
 from common.negotiation import Version
@@ -233,8 +234,11 @@ class Link:
 
     def request(self, session: Session | None, frame: Frame, on_loss: OnLoss, size: int = 0) -> asyncio.Future[Receipt]:
         """Write `frame`, which gets a `receipt` header, and return the future of its RECEIPT; see `Unconfirmed.add`.
-        Without a session, what is written again waits for the next one. Raises what ended the client."""
+        Without a session, what is written again waits for the next one. Raises what ended the client, and
+        ValueError for text that UTF-8 cannot express."""
         self.check()
+        # What cannot be written, lone surrogates for instance, fails here, and not on each connection to come.
+        encode_headers(frame.headers, Version.V1_2)
         future: asyncio.Future[Receipt] = self._loop.create_future()
         self.unconfirmed.add(frame, future, on_loss, size)
         self.incoming.go_on()

@@ -44,6 +44,8 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str = "asyncio", *,
         assert not left, f"tasks left behind: {left}"
         gc.collect()
 
+    # The first loop of a kind opens what all of them share.
+    LOOPS[loop]().close()
     gc.collect()
     files = _descriptors()
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
