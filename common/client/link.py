@@ -322,7 +322,7 @@ class Link:
         self.unconfirmed.lost(error)
         for subscription in list(self._subscriptions.values()):
             subscription.lost(error)
-        if not self._parting:
+        if unknown or not self._parting:
             self._tell(Disconnected(session.address, session.id, error, self.unconfirmed.sends, unknown))
         self._note_loss(session, error)
 
