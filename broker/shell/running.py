@@ -72,12 +72,13 @@ async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
 class Notices:
     """Tells on standard error what becomes of the connection, of connections and successes only if `verbose`.
 
-    `unknown` counts the messages sent without a receipt that may be lost. `leaving` is set when the command is about to
-    close the connection: that it is lost then is no news.
+    `unknown` counts the messages sent without a receipt that may be lost, `why` says what happened. `leaving` is set
+    when the command is about to close the connection: that it is lost then is no news.
     """
 
     def __init__(self, verbose: bool) -> None:
         self.unknown = 0
+        self.why = ""
         self.leaving = False
         self._verbose = verbose
         self._lost = False
@@ -97,10 +98,13 @@ class Notices:
                 self._failing = ""
             case Disconnected():
                 self._lost = True
-                self.unknown += event.unknown
-                text = f"the connection is lost, connecting again: {one_line(event.error)}"
+                why = one_line(event.error)
+                if event.unknown:
+                    self.unknown += event.unknown
+                    self.why = why
                 if self.leaving:
                     return
+                text = f"the connection is lost, connecting again: {why}"
                 if isinstance(event.error, BrokerError):
                     # It may be the end of the command, which has it as its own error then.
                     self._refusal = text

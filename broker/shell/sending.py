@@ -43,7 +43,8 @@ async def send(client: Client, sending: Sending, bodies: AsyncIterator[bytes], n
     # The client tells of its connection in a turn of the loop of its own.
     await asyncio.sleep(0)
     if notices.unknown:
-        raise CommandFailed(f"of what was sent without a receipt, up to {_messages(notices.unknown)} may be lost")
+        lost = f"up to {_messages(notices.unknown)} may be lost"
+        raise CommandFailed(f"of what was sent without a receipt, {lost}: {notices.why}")
     return ExitCode.OK
 
 

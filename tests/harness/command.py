@@ -155,6 +155,11 @@ class ByHand:
         assert self._connection is not None
         self._connection.sendall(encode(command, headers, body))
 
+    def confirm(self, frame: str) -> None:
+        """Write the RECEIPT that `frame` asks for."""
+        (receipt,) = [line for line in frame.split("\n") if line.startswith("receipt:")]
+        self.write("RECEIPT", [("receipt-id", receipt.removeprefix("receipt:"))])
+
     def drop(self) -> None:
         """Cut the connection."""
         if self._connection is not None:
