@@ -135,7 +135,7 @@ class Rival:
 
     def _last_words(self) -> str:
         texts = [path.read_text(errors="replace") for path in sorted(self.base.glob("*.out"))]
-        return " | ".join("\n".join(texts)[-2000:].split("\n"))
+        return " ".join("\n".join(texts)[-400:].split())
 
     def spawn(self, name: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
         libc = ctypes.CDLL(None)

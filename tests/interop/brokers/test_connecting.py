@@ -50,6 +50,26 @@ def test_every_version(version: str, rival: Rival) -> None:
     running(run)
 
 
+def test_headers_of_1_0_have_no_escapes(activemq: Rival) -> None:
+    async def run() -> None:
+        name = queue()
+        async with activemq.client(accept_version="1.0") as client, client.subscribe(name) as subscription:
+            await client.send(name, headers={"path": "C:\\dir"})
+            assert (await anext(subscription)).get("path") == "C:\\dir"
+
+    running(run)
+
+
+def test_rabbitmq_escapes_in_1_0_too(rabbitmq: Rival) -> None:
+    async def run() -> None:
+        name = queue()
+        async with rabbitmq.client(accept_version="1.0") as client, client.subscribe(name) as subscription:
+            await client.send(name, headers={"time": "12:30"})
+            assert (await anext(subscription)).get("time") == "12\\c30"
+
+    running(run)
+
+
 def test_the_highest_version_is_taken(rival: Rival) -> None:
     async def run() -> None:
         async with rival.client() as client:
