@@ -26,7 +26,10 @@ PLACES = pytest.mark.parametrize(
 
 
 def sends(queue: str, count: int, *headers: tuple[str, str]) -> bytes:
-    return b"".join(encode("SEND", [("destination", queue), *headers], b"%d" % each) for each in range(count))
+    """So large that thousands are several reads: what comes with the first one is in the first commit, and in files
+    that outlive a kill, whether or not anybody waited for the disk."""
+    given = [("destination", queue), ("padding", "x" * 400), *headers]
+    return b"".join(encode("SEND", given, b"%d" % each) for each in range(count))
 
 
 def goodbye(wire: Wire) -> None:
@@ -80,6 +83,23 @@ def test_what_durable_subscriptions_took_is_there(make_disk: Callable[..., Disk]
                 assert [number(each) for each in wire.read_many(1000, PATIENCE)] == list(range(1000))
 
 
+def test_what_is_to_be_retained_is_there(make_disk: Callable[..., Disk]) -> None:
+    disk = make_disk(COMMIT_MS)
+    topics = [f"/topic/last.{each}" for each in range(1000)]
+    with Mortal(2, environment=disk.environment) as mortal:
+        disk.hold()
+        with connect(mortal, 0) as wire:
+            for each, topic in enumerate(topics):
+                wire.publish(topic, b"%d" % each, [("retain", "true")])
+            goodbye(wire)
+            mortal.kill_all()
+        disk.release()
+        mortal.start_again()
+        with connect(mortal, 0) as wire:
+            wire.subscribe("/topic/last.>")
+            assert sorted(number(each) for each in wire.read_many(1000, PATIENCE)) == list(range(1000))
+
+
 @PLACES
 @pytest.mark.parametrize("command", ["ACK", "NACK"])
 def test_what_was_settled_does_not_come_back(
@@ -90,8 +110,9 @@ def test_what_was_settled_does_not_come_back(
     count = 600
     refusing = [("requeue", "false")] if command == "NACK" else []
     with Mortal(workers, environment=disk.environment) as mortal:
+        with connect(mortal, 0) as producer:
+            put(producer, queue, range(count))
         with connect(mortal, 0) as wire:
-            put(wire, queue, range(count))
             subscribe(wire, queue, count)
             messages = wire.read_many(count, PATIENCE)
             disk.hold()
