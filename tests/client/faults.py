@@ -30,7 +30,7 @@ Headers = Iterable[tuple[str, str]]
 
 
 def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str = "asyncio", *, within: float = PATIENCE) -> None:
-    """Run `main`; fails if it takes too long or leaves anything behind: a task, a descriptor, an exception unheard."""
+    """Run `main`; fails if it takes too long or leaves anything behind: a task, a socket, an exception unheard."""
     faults: list[dict[str, Any]] = []
 
     async def timed() -> None:
@@ -47,21 +47,22 @@ def run(main: Callable[[], Coroutine[Any, Any, None]], loop: str = "asyncio", *,
     # The first loop of a kind opens what all of them share.
     LOOPS[loop]().close()
     gc.collect()
-    files = _descriptors()
+    sockets = _sockets()
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
         runner.run(timed())
     gc.collect()
     assert not faults, faults
-    assert _descriptors() <= files
+    assert _sockets() <= sockets
 
 
-def _descriptors() -> set[str]:
+def _sockets() -> set[str]:
+    """Those that are open. Other descriptors come and go with the brokers that a test starts."""
     found = set()
     for number in os.listdir("/proc/self/fd"):
         with suppress(FileNotFoundError):
             # The one of the listing itself is gone.
-            found.add(f"{number} {os.readlink(f'/proc/self/fd/{number}')}")
-    return found
+            found.add(os.readlink(f"/proc/self/fd/{number}"))
+    return {each for each in found if each.startswith("socket:")}
 
 
 def _reset(writer: asyncio.StreamWriter) -> None:
