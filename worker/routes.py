@@ -4,6 +4,7 @@ Publishers repeat the same header block, so its meaning (destination, body lengt
 is worked out once. The cache is bounded in bytes and made of two generations: when the young one is full it becomes
 the old one and what is still in use moves back, so a hot block survives any flood. A block is remembered only when it
 is seen a second time, and never with a `receipt` or `transaction`: blocks that do not repeat cost no memory.
+Blocks that would repeat were it not for their `receipt` and `idempotency-key` have a form, see `worker.forms`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from common.destination import QUEUES, check_destination
 from common.errors import ErrorCode, StompError
 from common.negotiation import Version
 from common.temporary import TEMPORARY
+from worker.forms import Forms
 from worker.traits import TRAIT_HEADERS, Traits, parse_traits
 
 __all__ = ["Route", "RouteCache", "parse_send"]
@@ -133,7 +135,7 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
 
 
 class RouteCache:
-    """The routes of one protocol version. `young` may be read directly; a miss goes through `find`."""
+    """The routes of one protocol version. `young` may be read directly; a miss goes to `forms`, then to `find`."""
 
     __slots__ = (
         "_door",
@@ -147,6 +149,7 @@ class RouteCache:
         "_shapes",
         "_version",
         "_young_bytes",
+        "forms",
         "young",
     )
 
@@ -154,14 +157,15 @@ class RouteCache:
         self._version = version
         self._limits = limits
         self._max_destination = destination_bytes
-        # Two generations, and the header lines with a quarter of one.
-        self._room = max_bytes * 4 // 9
+        # Two generations, the forms with half of one, and the header lines with a quarter.
+        self._room = max_bytes * 4 // 11
         self._young_bytes = 0
         self._lines: dict[bytes, tuple[int, bytes]] = {}
         self._lines_bytes = 0
         self._max_shapes = max_bytes // _SHAPE_SHARE
         self._shapes: dict[bytes, tuple[list[bytes], Route]] = {}
         self._door = bytearray(1 << _DOOR_BITS)
+        self.forms = Forms(self._room // 2, limits.header_line_bytes, self.parse, self._known)
         self._old: dict[bytes, Route] = {}
         self.young: dict[bytes, Route] = {}
 
@@ -172,14 +176,19 @@ class RouteCache:
             route = self.parse(block)
             if not route.simple and (route.receipt is not None or route.transaction is not None):
                 return route
-            digest = hash(head)
-            slot = digest & ((1 << _DOOR_BITS) - 1)
-            mark = (digest >> _DOOR_BITS) & 0xFF | 1
-            if self._door[slot] != mark:
-                self._door[slot] = mark
+            if not self._known(head):
                 return route
         self._remember(head, route)
         return route
+
+    def _known(self, key: object) -> bool:
+        """Whether this was asked for `key` before; now and then it says so, or not, of one that it was not, or was."""
+        digest = hash(key)
+        slot = digest & ((1 << _DOOR_BITS) - 1)
+        mark = (digest >> _DOOR_BITS) & 0xFF | 1
+        known = self._door[slot] == mark
+        self._door[slot] = mark
+        return known
 
     def parse(self, block: bytes) -> Route:
         """The route of `block` as `parse_send` finds it, sooner where there is nothing to unescape, escape or trim.

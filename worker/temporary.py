@@ -7,7 +7,6 @@ can consume. A temporary topic is a topic that only its client can subscribe to.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from common.errors import ErrorCode, StompError
@@ -161,5 +160,5 @@ def _readdressed(head: bytes, address: bytes) -> bytes:
 
 
 def _without_reply_to(traits: Traits) -> Traits | None:
-    kept = replace(traits, reply_to=None)
+    kept = traits._replace(reply_to=None)
     return None if kept == PLAIN else kept

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+from typing import NamedTuple
 
 from common.codec import unescape
 from common.errors import ErrorCode, StompError
@@ -10,7 +10,7 @@ from common.frame import Frame
 from common.negotiation import Version
 from common.temporary import is_short
 
-__all__ = ["PLAIN", "TRAIT_HEADERS", "Traits", "parse_traits", "traits_of"]
+__all__ = ["KEY_BYTES", "PLAIN", "TRAIT_HEADERS", "Traits", "parse_traits", "traits_of"]
 
 TRAIT_HEADERS = frozenset(
     {
@@ -28,11 +28,11 @@ TRAIT_HEADERS = frozenset(
 )
 _MOST = 1 << 53
 """Milliseconds beyond are refused: no clock gets there, and clients that count in floats lose digits."""
-_KEY_BYTES = 256
+KEY_BYTES = 256
+"""Of an `idempotency-key`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
+class Traits(NamedTuple):
     """Times in ms, absolute ones since the epoch; 0 for none. `reply_to` only if it is what the sender calls a
     temporary destination of its own, and until it is written as what others reach it by."""
 
@@ -49,7 +49,7 @@ class Traits:
 
     def pack(self) -> tuple[bool | int | bytes | str | None, ...]:
         """The fields in order, to make it again from."""
-        return astuple(self)
+        return self
 
 
 PLAIN = Traits()
@@ -63,11 +63,11 @@ def parse_traits(frame: Frame) -> Traits | None:
     group = frame.get("group-id")
     reply_to = (frame.get("reply-to") or "").encode()
     key = frame.get("idempotency-key") or None
-    if key is not None and len(key.encode()) > _KEY_BYTES:
+    if key is not None and len(key.encode()) > KEY_BYTES:
         raise StompError(
             ErrorCode.BAD_VALUE,
             "idempotency-key too long",
-            f"it has {len(key.encode())} bytes, the limit is {_KEY_BYTES}",
+            f"it has {len(key.encode())} bytes, the limit is {KEY_BYTES}",
         )
     traits = Traits(
         persistent=_flag(frame, "persistent", default=True),

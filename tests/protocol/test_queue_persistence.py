@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import StartBroker
-from tests.harness.wire import VERSIONS, Wire, connect_on
+from tests.harness.wire import VERSIONS, Frame, Wire, connect_on
 from tests.protocol.conftest import POLICIES
 from tests.protocol.site import ENDS, Site, bodies, life, queue_owned_by, receipted, send
 
@@ -29,6 +29,14 @@ def everything(wire: Wire, queue: str) -> list[bytes]:
     wire.acknowledge(found[-1])
     wire.request("UNSUBSCRIBE", [("id", queue)])
     return bodies(found[:-1])
+
+
+def sent_again(wire: Wire, queue: str, count: int) -> list[Frame]:
+    """The RECEIPTs of so many messages in one write, each with a key and a receipt of its own."""
+    frame = "SEND\ndestination:{}\nreceipt:{}-{}\nidempotency-key:c0ffee-{}\ncontent-length:{}\n\n{}\0"
+    sent = [str(number) for number in range(count)]
+    wire.send("".join([frame.format(queue, count, each, each, len(each), each) for each in sent]).encode())
+    return [wire.expect("RECEIPT", receipt_id=f"{count}-{each}") for each in sent]
 
 
 @HOW
@@ -88,6 +96,21 @@ class TestRestart:
             second = send(wire, queue, b"second", key)
             assert (second["duplicate"], second["message-id"]) == ("true", first["message-id"])
             assert everything(wire, queue) == []
+
+    def test_what_was_repeated_of_many(self, start_broker: StartBroker, tmp_path: Path, workers: int, how: str) -> None:
+        """Their owner is another worker where there is one."""
+        queue = queue_owned_by(workers - 1, workers)
+        with life(how, workers=workers, data_dir=tmp_path) as broker, connect_on(broker, 0) as wire:
+            first = sent_again(wire, queue, 300)
+            assert not any("duplicate" in each for each in first)
+            assert len({each["message-id"] for each in first}) == 300
+        broker = start_broker(workers=workers, data_dir=tmp_path)
+        with connect_on(broker, 0) as wire:
+            again = sent_again(wire, queue, 303)
+            assert [each.get("duplicate") for each in again] == ["true"] * 300 + [None] * 3
+            assert [each["message-id"] for each in again[:300]] == [each["message-id"] for each in first]
+            wire.subscribe(queue)
+            assert bodies(wire.read_many(303)) == [b"%d" % number for number in range(303)]
 
 
 class TestIdempotencyKey:

@@ -12,13 +12,16 @@ from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
 from worker.queues.owned import OwnedQueue
 from worker.queues.policy import QueuePolicy
 from worker.queues.work import Work
-from worker.store.interface import Park, PutKey, Unpark
-from worker.traits import Traits, traits_of
+from worker.store.interface import Park, PutKeys, Unpark
+from worker.traits import PLAIN, Traits, traits_of
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
 
 __all__ = ["Arrivals"]
+
+_NOTHING = tuple(PLAIN)[:7]
+"""The traits that matter in a queue, of a message with none."""
 
 
 class Arrivals:
@@ -45,7 +48,7 @@ class Arrivals:
             owned = self._registry.find(name, now, must=not limited)
             if owned is None:
                 return self._registry.refusal()
-        traits = None if packed is None else {place: Traits(*each) for place, each in packed.items()}
+        traits = None if packed is None else {place: Traits._make(each) for place, each in packed.items()}
         outcome = DONE
         policy = owned.policy
         bounded = policy.max_messages or policy.max_bytes
@@ -60,7 +63,8 @@ class Arrivals:
             items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, now)
             if duplicates:
                 outcome = Outcome(duplicates=duplicates)
-            items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
+            if traits is not None:
+                items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
         row = owned.reserve(len(items))
         if row is not None:
             # By itself: were it refused with these messages, those that come next would have no queue.
@@ -115,9 +119,9 @@ class Arrivals:
         """The store refused it: nothing of it came, and what it said of queues and keys is to be said again."""
         failed = set()
         for change in unit.changes:
-            if isinstance(change, PutKey):
+            if isinstance(change, PutKeys):
                 self.seen.remove(change)
-                failed.add(change.message_id.encode())
+                failed.update(change.message_ids)
         if failed:
             self._failed |= failed
             # Repeats that came meanwhile are told of it before.
@@ -182,23 +186,26 @@ class Arrivals:
 
     def _without_repeats(
         self, unit: Work, name: bytes, prefix: bytes, items: list[bytes], traits: dict[int, Traits], now: int
-    ) -> tuple[list[bytes], dict[int, Traits], dict[int, bytes]]:
-        kept: list[bytes] = []
-        kept_traits: dict[int, Traits] = {}
-        duplicates: dict[int, bytes] = {}
-        for place, item in enumerate(items):
-            each = traits.get(place)
-            if each is not None and each.idempotency_key is not None:
-                first = self.seen.find(name, each.idempotency_key, now)
-                if first is not None:
-                    duplicates[place] = first
-                    continue
-                id = prefix + item[: item.index(b"\n")]
-                unit.changes.append(self.seen.add(name, each.idempotency_key, id, now))
-            if each is not None:
-                kept_traits[len(kept)] = each
-            kept.append(item)
-        return kept, kept_traits, duplicates
+    ) -> tuple[list[bytes], dict[int, Traits] | None, dict[int, bytes]]:
+        keys: dict[int, str] = {}
+        others: dict[int, Traits] = {}
+        for place, each in traits.items():
+            # Places beyond are those of messages that were refused.
+            if each.idempotency_key is not None and place < len(items):
+                keys[place] = each.idempotency_key
+            if each[: len(_NOTHING)] != _NOTHING:
+                others[place] = each
+        if not keys:
+            return items, others or None, {}
+        new, duplicates = self.seen.add(name, keys, prefix, items, now)
+        if new is not None:
+            unit.changes.append(new)
+        if duplicates:
+            kept = [place for place in range(len(items)) if place not in duplicates]
+            items = [items[place] for place in kept]
+            if others:
+                others = {at: others[place] for at, place in enumerate(kept) if place in others}
+        return items, others or None, duplicates
 
     def _without_delayed(
         self,

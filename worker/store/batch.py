@@ -18,6 +18,7 @@ from worker.store.interface import (
     Mark,
     Park,
     PutKey,
+    PutKeys,
     PutQueue,
     PutTransaction,
     Retain,
@@ -51,7 +52,7 @@ class Batch:
         self.retained: dict[str, bytes | None] = {}
         self.parks: list[Park] = []
         self.unparks: list[int] = []
-        self.keys: list[PutKey] = []
+        self.keys: list[PutKeys] = []
         self.transactions: list[PutTransaction] = []
         self.finished: list[str] = []
         self.forget_keys = 0
@@ -79,8 +80,10 @@ class Batch:
                 self.expiries[key] = at
             case PutQueue(number):
                 self.queues[number] = change
-            case PutKey():
+            case PutKeys():
                 self.keys.append(change)
+            case PutKey(destination, name, id, at):
+                self.keys.append(PutKeys(destination, [name], [id.encode()], at))
             case Park():
                 # Not cancelled out by an Unpark: the database remembers the highest id by its insert.
                 self.parks.append(change)

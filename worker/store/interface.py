@@ -31,6 +31,7 @@ __all__ = [
     "Mark",
     "Park",
     "PutKey",
+    "PutKeys",
     "PutQueue",
     "PutTransaction",
     "QueueRow",
@@ -136,6 +137,16 @@ class PutKey:
 
 
 @dataclass(frozen=True, slots=True)
+class PutKeys:
+    """The same of many: `keys` and `message_ids` by place."""
+
+    destination: str
+    keys: list[str]
+    message_ids: list[bytes]
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
 class PutTransaction:
     """A COMMIT that is to be applied to several owners."""
 
@@ -166,6 +177,7 @@ Change = (
     | Park
     | Unpark
     | PutKey
+    | PutKeys
     | PutTransaction
     | ForgetTransaction
     | Retain

@@ -17,7 +17,7 @@ import apsw
 
 from common.log import Event, EventLog
 from worker.store import reader as reading
-from worker.store.interface import Done, Park, PutKey, PutTransaction, Recovered, Retain, StoreError, Unit
+from worker.store.interface import Done, Park, PutKey, PutKeys, PutTransaction, Recovered, Retain, StoreError, Unit
 from worker.store.reader import Reader, Request, Row
 from worker.store.reserve import Reserve
 from worker.store.schema import configure, failure, prepare
@@ -162,13 +162,16 @@ class SqliteStore:
 
     def write(self, unit: Unit, done: Done | None = None) -> None:
         growth = sum([len(frame) for _, frame in unit.inserts]) if unit.inserts else 0
+        overhead = 1 + len(unit.inserts) + len(unit.deletes) + len(unit.changes) + len(unit.depths)
         for change in unit.changes:
             match change:
                 case Park(frame=frame) | Retain(frame=bytes(frame)) | PutTransaction(record=frame):
                     growth += len(frame)
                 case PutKey(key=key, destination=destination):
                     growth += len(key) + len(destination)
-        overhead = 1 + len(unit.inserts) + len(unit.deletes) + len(unit.changes) + len(unit.depths)
+                case PutKeys(destination, keys):
+                    growth += sum(map(len, keys)) + len(keys) * len(destination)
+                    overhead += len(keys)
         self._put(Item(unit, done, growth, growth + overhead * _PER_MESSAGE))
 
     def forget_keys(self, before: int) -> None:

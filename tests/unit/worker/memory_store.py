@@ -12,6 +12,7 @@ from worker.store.interface import (
     Mark,
     Park,
     PutKey,
+    PutKeys,
     PutQueue,
     QueueRow,
     Recovered,
@@ -103,8 +104,9 @@ class MemoryStore:
                 self.marks[change.origin] = change.sequence
             elif isinstance(change, Forget):
                 self.marks.pop(change.origin, None)
-            elif isinstance(change, PutKey):
-                self.keys.append(change)
+            elif isinstance(change, PutKeys):
+                pairs = zip(change.keys, change.message_ids, strict=True)
+                self.keys += [PutKey(change.destination, key, id.decode(), change.at) for key, id in pairs]
             elif isinstance(change, DropQueue):
                 self.queues.pop(change.number, None)
                 for key in [key for key in self.rows if queue_number(key) == change.number]:

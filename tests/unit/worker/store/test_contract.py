@@ -14,6 +14,7 @@ from worker.store.interface import (
     Mark,
     Park,
     PutKey,
+    PutKeys,
     PutQueue,
     PutTransaction,
     QueueRow,
@@ -334,6 +335,29 @@ def test_idempotency_keys_are_recovered_oldest_first_and_forgotten_by_age(opened
             await s.write(changes=[Mark("after", 1)])
         async with await s.reopened() as again:
             assert again.recovered.keys == [put[3], put[4], again_seen]
+
+    run(main)
+
+
+def test_idempotency_keys_of_many_messages_are_those_of_each(opened: Open) -> None:
+    """Whatever is in them, in the order of the units and of their places, whichever destinations come in turn."""
+
+    async def main() -> None:
+        names = ["plain", "a\nb", "\n", "é€𝄞", "x" * 256, "a:\\ \t"]
+        changes = [
+            PutKeys("/queue/a", names, [b"1-%d" % place for place in range(6)], 50),
+            PutKeys("/queue/b", ["k"], [b"2-0"], 51),
+            PutKeys("/queue/b", ["l", "m"], [b"3-0", b"3-7"], 52),
+            PutKeys("/queue/a", ["k"], [b"4-0"], 53),
+        ]
+        async with opened() as s:
+            await s.write(changes=changes)
+        async with await s.reopened() as again:
+            assert again.recovered.keys == [
+                PutKey(change.destination, key, id.decode(), change.at)
+                for change in changes
+                for key, id in zip(change.keys, change.message_ids, strict=True)
+            ]
 
     run(main)
 

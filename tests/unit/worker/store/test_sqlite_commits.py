@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.worker.store.harness import BIG, SqliteOpened, key, run
 from worker.store.batch import Batch
-from worker.store.interface import Mark, Park, PutQueue, SetCount, SetExpiry, StoreError, Unit
+from worker.store.interface import Mark, Park, PutKeys, PutQueue, SetCount, SetExpiry, StoreError, Unit
 
 Open = Callable[..., SqliteOpened]
 
@@ -370,3 +370,38 @@ def test_room_is_kept_for_what_must_leave_a_full_disk(sqlite: Open, monkeypatch:
 
 def no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+def test_the_keys_of_many_units_are_one_statement(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with sqlite() as s:
+            found: list[str] = []
+            original = statements(s)._execute
+
+            def execute(statement: str, *bindings: Any) -> Any:
+                found.append(statement)
+                return original(statement, *bindings)
+
+            with held(s, monkeypatch) as reached:
+                await in_commit(s, reached)
+                monkeypatch.setattr(statements(s), "_execute", execute)
+                units = [
+                    Unit(changes=[PutKeys("/queue/a", [f"{n}a", f"{n}b"], [b"%d-0" % n, b"%d-1" % n], n)])
+                    for n in range(100)
+                ]
+                outcomes = [s.begin(unit) for unit in units]
+            assert [await outcome for outcome in outcomes] == [None] * 100
+            assert sum("INTO seen" in statement for statement in found) == 1
+
+    run(main)
+
+
+def test_keys_count_as_waiting_each(sqlite: Open) -> None:
+    async def main() -> None:
+        async with sqlite() as s:
+            s.store.write(Unit(changes=[PutKeys("/queue/a", ["k" * 100] * 50, [b"m"] * 50, 1)]))
+            assert s.store.pending_bytes >= 50 * (100 + len("/queue/a"))
+            await s.write(changes=[Mark("after", 1)])
+            assert s.store.pending_bytes == 0
+
+    run(main)
