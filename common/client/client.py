@@ -234,7 +234,7 @@ class Client:
         else:
             head = self._heads.plain(destination, content_type)
         if not link.unconfirmed.is_open:
-            await link.unconfirmed.room()
+            await link.unconfirmed.room(len(body) + SEND_BYTES)
             link.check()
         key = self._key if self._idempotent and idempotency_key is None else None
         if head is not None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import MutableSequence
 from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple
@@ -61,8 +60,9 @@ class Unconfirmed:
         self._bytes = 0
         self._blind = 0
         self._proven = 0
-        self._promised = 0
-        self._room: deque[asyncio.Future[None]] = deque()
+        # To those who have been told that there is room, and have not added their SEND yet.
+        self._promised = self._promised_bytes = 0
+        self._room: deque[tuple[asyncio.Future[None], int]] = deque()
         self._idle: list[asyncio.Future[None]] = []
 
     def __len__(self) -> int:
@@ -117,7 +117,7 @@ class Unconfirmed:
     def has_room(self) -> bool:
         """Whether there is room for another SEND."""
         taken = self._sends + self._promised
-        return taken < self._window and (self._bytes < self._window_bytes or not taken)
+        return taken < self._window and (self._bytes + self._promised_bytes < self._window_bytes or not taken)
 
     @property
     def is_open(self) -> bool:
@@ -129,32 +129,40 @@ class Unconfirmed:
             and not self._room
         )
 
-    async def room(self) -> None:
-        """Return when a SEND may be added, which then has to be done at once. Those who wait come in their order."""
+    async def room(self, size: int) -> None:
+        """Return when a SEND of `size` may be added, which then has to be done at once. Those who wait come in their
+        order."""
         if self.has_room and not self._room:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._room.append(waiter)
+        self._room.append((waiter, size))
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
                 with suppress(ValueError):
-                    self._room.remove(waiter)
+                    self._room.remove((waiter, size))
             else:
                 # It was this one's turn: the next one's now.
-                self._promised -= 1
+                self._promise(-1, size)
                 self._give_room()
             raise
-        self._promised -= 1
+        self._promise(-1, size)
+
+    def _promise(self, count: int, size: int) -> None:
+        self._promised += count
+        self._promised_bytes += count * size
 
     def _give_room(self) -> None:
         while self._room and self.has_room:
-            waiter = self._room.popleft()
-            # One that is cancelled may not have noticed it yet.
-            if not waiter.done():
-                self._promised += 1
-                waiter.set_result(None)
+            self._give_place()
+
+    def _give_place(self) -> None:
+        waiter, size = self._room.popleft()
+        # One that is cancelled may not have noticed it yet.
+        if not waiter.done():
+            self._promise(1, size)
+            waiter.set_result(None)
 
     async def idle(self) -> None:
         """Wait until there may be no SEND; look again then."""
@@ -216,8 +224,8 @@ class Unconfirmed:
                 _fail(awaited, error)
         self._frames.clear()
         self._sends = self._bytes = 0
-        self._promised += sum(not waiter.done() for waiter in self._room)
-        _wake(self._room)
+        while self._room:
+            self._give_place()
         _wake(self._idle)
 
 
@@ -238,7 +246,7 @@ async def _wait_in(line: list[asyncio.Future[None]]) -> None:
     await waiter
 
 
-def _wake(line: MutableSequence[asyncio.Future[None]]) -> None:
+def _wake(line: list[asyncio.Future[None]]) -> None:
     for waiter in line:
         if not waiter.done():
             waiter.set_result(None)
