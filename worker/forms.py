@@ -113,14 +113,14 @@ class Forms:
         try:
             form = self._young[parts]
         except KeyError:
-            form = self._find_old(parts, head, receipt, key)
+            form = self._find_old(parts, head, key)
         return None if form is None else (form, receipt, key)
 
-    def _find_old(self, parts: _Parts, head: bytes, receipt: bytes | None, key: bytes | None) -> Form | None:
+    def _find_old(self, parts: _Parts, head: bytes, key: bytes | None) -> Form | None:
         if parts in self._old:
             form = self._old[parts]
         elif self._known(parts):
-            form = self._make(head[:-2], receipt, key)
+            form = self._make(head[:-2], key)
         else:
             return None
         tail = 0 if form is None else len(form.destination) + len(form.before) + len(form.after)
@@ -135,15 +135,13 @@ class Forms:
         self._bytes += size
         return form
 
-    def _make(self, block: bytes, receipt: bytes | None, key: bytes | None) -> Form | None:
+    def _make(self, block: bytes, key: bytes | None) -> Form | None:
         try:
             route = self._parse(block)
         except StompError:
             # Whoever wants its route is told, of each that is like it.
             return None
         if route.simple or route.length < 0 or route.transaction is not None or route.tails is not None:
-            return None
-        if receipt is not None and route.receipt != receipt.decode():
             return None
         if key is None:
             return Form(route, route.tail, b"")

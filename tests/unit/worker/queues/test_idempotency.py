@@ -80,3 +80,15 @@ def test_what_the_store_had_counts() -> None:
     assert seen.add(b"/queue/a", {0: "k", 1: "l"}, b"1-", [b"0\n\0", b"1\n\0"], 5999)[1] == {0: b"m"}
     new, repeats = seen.add(b"/queue/a", {0: "k"}, b"2-", [b"0\n\0"], 6000)
     assert new is not None and new.message_ids == [b"2-0"] and not repeats
+
+
+def test_one_that_comes_back_after_its_time_is_the_youngest() -> None:
+    seen = Seen(1.0, 2)
+    items = [b"0\n\0", b"1\n\0"]
+    seen.add(b"/queue/a", {0: "k", 1: "l"}, b"1-", items, 5000)
+    seen.add(b"/queue/a", {0: "k", 1: "m"}, b"2-", items, 6000)
+    assert seen.forget(6000) == 6000
+    assert seen.find(b"/queue/a", "k", 6000) == b"2-0"
+    seen.limit(1.0, 1)
+    seen.forget(6000)
+    assert [seen.find(b"/queue/a", key, 6000) for key in "klm"] == [None, None, b"2-1"]
