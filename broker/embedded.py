@@ -63,6 +63,8 @@ class Broker:
     ) -> None:
         self._config, self._keeps_data = _settled(config, workers, data_dir)
         self._command = worker_command
+        if session_ids is not None and not callable(session_ids):
+            raise TypeError(f"session_ids was {session_ids!r}; it is a function that returns a session id")
         self._sink = sink_of(log)
         self._log = InjectedLog(self._sink, self._config.log.level)
         self._sessions = Sessions(session_ids, self._log)

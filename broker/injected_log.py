@@ -25,10 +25,12 @@ def sink_of(log: Log | None) -> Sink:
     """`log` as something to call; None is the logger `stampede` of `logging`.
 
     A logger gets `event key=value ...` as the message, and records with the attributes `event` and `fields`. What a
-    sink raises goes to the exception handler of the event loop.
+    sink raises goes to the exception handler of the event loop. Raises TypeError.
     """
     if log is None:
         log = logging.getLogger("stampede")
+    if not isinstance(log, logging.Logger) and not callable(log):
+        raise TypeError(f"log was {log!r}; it is a logging.Logger, or a function of level, event and fields")
     write = _log_to(log) if isinstance(log, logging.Logger) else log
 
     def guarded(level: Level, event: str, fields: Mapping[str, object]) -> None:

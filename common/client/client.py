@@ -276,8 +276,9 @@ class Client:
         """A subscription, which begins with `async with` (or `start`) and ends with it.
 
         `ack` is `auto`, `client` or `client-individual`; `prefetch` how many messages may be unsettled here, for the
-        latter two. With `on_message` each message is passed to it, one at a time, and settled by it: ACK when it
-        returns, NACK when it raises. Without, iterate.
+        latter two. With `on_message` each message is passed to it, one at a time, and settled by it unless it is
+        `auto`: ACK when it returns, NACK when it raises, which the event loop's exception handler is told. Without,
+        iterate.
 
         `durable` names a durable subscription to a topic, `shared` splits messages among several, `browse` reads a
         queue without taking from it; `selector` is a condition on headers. Raises ValueError.

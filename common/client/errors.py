@@ -46,7 +46,7 @@ class ConnectFailed(ClientError):
 
     def __str__(self) -> str:
         reasons = "; ".join(str(error) for _, error in self.attempts)
-        return f"no broker could be reached: {reasons or 'there was no address to try'}"
+        return f"could not connect: {reasons or 'there was no address to try'}"
 
 
 class ConnectionLost(ClientError):

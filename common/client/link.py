@@ -361,7 +361,7 @@ class Link:
             left = self.unconfirmed.sends
             await self.stop()
         if left:
-            raise ClientClosed(f"closed after {within:g} s, with {left} SENDs that the broker has not confirmed")
+            raise ClientClosed(f"closed after {within:g} s; SENDs that the broker has not confirmed: {left}")
 
     async def stop(self) -> None:
         """End at once: what is unconfirmed fails with ClientClosed."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections import deque
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["OnMessage", "Subscription"]
 
-OnMessage = Callable[[Message], Awaitable[object]]
+OnMessage = Callable[[Message], Awaitable[object] | object]
+"""What takes messages, one at a time: a coroutine function, or a plain one that returns soon."""
 
 
 class Subscription:
@@ -238,7 +240,9 @@ class Subscription:
 
     async def _handle_one(self, on_message: OnMessage, message: Message) -> None:
         try:
-            await on_message(message)
+            outcome = on_message(message)
+            if inspect.isawaitable(outcome):
+                await outcome
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises means: not done
             self._report(f"on_message failed for {message!r}", error)
             await self._settle(message, failed=True)

@@ -150,7 +150,10 @@ class SyncClient:
         return confirmed
 
     def subscribe(self, destination: str, **options: Any) -> SyncSubscription:
-        """A subscription, which begins with `with` and ends with it; `options` as in `Client.subscribe`."""
+        """A subscription, which begins with `with` and ends with it; `options` as in `Client.subscribe`, but for
+        `on_message`: TypeError, since it would be called in another thread than the script's."""
+        if "on_message" in options:
+            raise TypeError("on_message is for asyncio; iterate over the subscription, or use get()")
         return SyncSubscription(self._thread, self._client.subscribe(destination, **options))
 
     def end_durable(self, name: str) -> None:

@@ -281,3 +281,29 @@ def test_a_slow_reader_of_much_waits_for_its_receipt_all_the_same(broker: Broker
             await asyncio.gather(*futures)
 
     asyncio.run(run())
+
+
+def test_a_callback_may_be_a_plain_function(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        seen: list[tuple[bytes, int]] = []
+        done = asyncio.Event()
+
+        def handle(message: Message) -> None:
+            seen.append((message.body, message.delivery_count))
+            if len(seen) == 3:
+                done.set()
+            if message.body == b"1" and message.delivery_count == 1:
+                raise ValueError("not yet")
+
+        asyncio.get_running_loop().set_exception_handler(lambda *_: None)
+        async with on(broker) as client:
+            await fill(client, name, 2)
+            async with client.subscribe(name, handle, ack="client-individual", prefetch=1), asyncio.timeout(TIMEOUT):
+                await done.wait()
+                await asyncio.sleep(0)
+            await client.send(name, b"end")
+            assert [message.body for message in await received(client, name, 1)] == [b"end"]
+        assert sorted(seen) == [(b"0", 1), (b"1", 1), (b"1", 2)]
+
+    asyncio.run(run())

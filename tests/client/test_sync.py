@@ -48,6 +48,8 @@ def test_what_a_script_does(broker: Broker) -> None:
             raise RuntimeError
         with client.subscribe(name) as subscription:
             assert subscription.get(TIMEOUT).body == b"again"
+        with pytest.raises(TypeError, match="on_message"):
+            client.subscribe(name, on_message=print)
         with pytest.raises(BrokerError):
             client.send(name, headers={"priority": "99"})
         assert client.send(name, b"").routed == 1

@@ -918,3 +918,9 @@ def test_several_brokers_stand_beside_each_other(run: Run) -> None:
         assert [event async for event in events] == [ServerStopped(0)]
 
     run(scenario)
+
+
+@pytest.mark.parametrize("options", [{"log": "stampede"}, {"session_ids": "abc"}])
+def test_what_is_no_function_is_refused_at_once(options: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"^{next(iter(options))} was"):
+        Broker(**options)

@@ -38,8 +38,8 @@ def test_a_broker_error_makes_do_with_a_bare_frame() -> None:
 def test_a_failed_connect_tells_every_attempt() -> None:
     error = ConnectFailed(ATTEMPTS)
     assert error.attempts == ATTEMPTS
-    assert str(error) == "no broker could be reached: refused by h:1; no"
-    assert str(ConnectFailed([])) == "no broker could be reached: there was no address to try"
+    assert str(error) == "could not connect: refused by h:1; no"
+    assert str(ConnectFailed([])) == "could not connect: there was no address to try"
 
 
 @pytest.mark.parametrize(
