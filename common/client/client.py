@@ -204,6 +204,7 @@ class Client:
             )
         link = self._link
         frame = self._frame(destination, body, headers, content_type, idempotency_key)
+        await link.pace()
         session = await link.connected()
         while session.congested:
             await link.drained(session)
@@ -306,7 +307,10 @@ class Client:
             self._last_id += 1
             id = str(self._last_id)
         # What cannot be written fails here, and not on each connection to come.
-        encode_headers([("destination", destination), ("id", id), *pairs], Version.V1_2)
+        frame = frames.subscribe(destination, id=id, ack=ack, headers=pairs)
+        encode_headers(frame.headers, Version.V1_2)
+        if frame.get("receipt") is not None:
+            raise ValueError("the header 'receipt' is the client's to set: `start` waits for it")
         return Subscription(self, self._link, destination, id, ack, pairs, on_message, browse)
 
     async def end_durable(self, name: str) -> None:

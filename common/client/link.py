@@ -83,6 +83,8 @@ class Link:
         self._waiting: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
         self._draining = 0
+        self.replies_awaited = 0
+        self._paced = 0
         self._parting = False
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
         self._fruitful = self._refused = False
@@ -205,19 +207,31 @@ class Link:
             self.check()
             waiter = self._loop.create_future()
             self._waiting.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                if waiter in self._waiting:
+                    self._waiting.remove(waiter)
+                raise
         return self.session
 
     def check(self) -> None:
         """Raise what ended the client, if it has ended."""
         if self._ended is not None:
-            raise self._ended
+            # Each raise would lengthen its traceback, which holds the frames of the callers.
+            raise self._ended.with_traceback(None)
 
     def _wake(self) -> None:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_result(None)
         self._waiting.clear()
+
+    async def pace(self) -> None:
+        """Let the loop turn now and then: who writes and waits for nothing would keep it from all else."""
+        self._paced += 1
+        if not self._paced % 64:
+            await asyncio.sleep(0)
 
     async def drained(self, session: Session) -> None:
         """Wait while the broker takes less than is written."""
@@ -230,7 +244,7 @@ class Link:
                 self._draining -= 1
 
     def _awaited(self) -> int:
-        return self._draining + len(self.unconfirmed)
+        return self._draining + self.replies_awaited + len(self.unconfirmed)
 
     def request(self, session: Session | None, frame: Frame, on_loss: OnLoss, size: int = 0) -> asyncio.Future[Receipt]:
         """Write `frame`, which gets a `receipt` header, and return the future of its RECEIPT; see `Unconfirmed.add`.
@@ -295,8 +309,9 @@ class Link:
             if subscription is not None:
                 subscription.take(session, frame)
         elif command == "RECEIPT":
-            self._fruitful = True
-            self.unconfirmed.confirm(frame)
+            # Subscriptions are made again on each connection: that alone is no progress.
+            if self.unconfirmed.confirm(frame):
+                self._fruitful = True
         elif command == "ERROR":
             error = BrokerError(frame)
             if error.code == ErrorCode.SUBSCRIPTION_IN_USE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from common.client.bodies import Body, decode_text
+from common.client.bodies import Body, decode_text, header_list
 from common.client.errors import ClientError
 from common.frame import Frame
 
@@ -150,7 +150,7 @@ class Message(Content):
         """
         if self.reply_to is None:
             raise ClientError(f"{self!r} has no reply-to")
-        headers = list(options.pop("headers", ()))
+        headers = header_list(options.pop("headers", ()))
         correlation_id = self.get("correlation-id")
         if correlation_id is not None:
             headers.append(("correlation-id", correlation_id))

@@ -45,10 +45,12 @@ class Requests:
             session = await link.connected()
             sent = link.request(session, frame, OnLoss.UNKNOWN)
             self._waiting[id] = frame, sent, reply
+            link.replies_awaited += 1
             try:
                 await sent
                 return await reply
             finally:
+                link.replies_awaited -= 1
                 del self._waiting[id]
 
     async def _listen(self, link: Link) -> None:

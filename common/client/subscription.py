@@ -94,8 +94,15 @@ class Subscription:
         durable subscription goes on at the broker, see `Client.end_durable`. Messages not taken yet are dropped."""
         if self._handler is not None and self._handler is not asyncio.current_task():
             self._handler.cancel()
-            await asyncio.wait([self._handler])
+            try:
+                await asyncio.wait([self._handler])
+            except asyncio.CancelledError:
+                # Or the broker would go on to send what nobody takes.
+                self._leave(None)
+                raise
         unsubscribed = self._leave(None)
+        # Also if it had ended before: what nobody takes any more would count as held for ever.
+        self._drop_buffer()
         if unsubscribed is not None:
             await unsubscribed
 
@@ -161,8 +168,8 @@ class Subscription:
         self._ended = True
         self._error = error
         made = self._made
-        if made is not None and not made.done() and error is not None:
-            made.set_exception(error)
+        if made is not None and not made.done():
+            made.set_exception(error or ClientError(f"{self!r} was stopped before it was made"))
         if error is None or self.ack != "auto":
             self._drop_buffer()
         for waiter in self._waiters:
@@ -210,7 +217,7 @@ class Subscription:
             if self._ended:
                 self._wake()
                 if self._error is not None:
-                    raise self._error
+                    raise self._error.with_traceback(None)
                 raise StopAsyncIteration
             if not self._started:
                 raise ClientError(f"{self!r} is not started: use 'async with', or await start()")
@@ -219,9 +226,12 @@ class Subscription:
             try:
                 await waiter
             except asyncio.CancelledError:
-                if waiter.done() and not waiter.cancelled():
+                if not waiter.cancelled():
                     # It was this one's turn: somebody else's now.
                     self._wake()
+                elif waiter in self._waiters:
+                    # On a quiet queue nobody else would clear it away.
+                    self._waiters.remove(waiter)
                 raise
         message = self._buffer.popleft()
         incoming = self._link.incoming
@@ -243,6 +253,13 @@ class Subscription:
             outcome = on_message(message)
             if inspect.isawaitable(outcome):
                 await outcome
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # Something that on_message waited for was cancelled, not on_message.
+            self._report(f"on_message failed for {message!r}", error)
+            await self._settle(message, failed=True)
         except Exception as error:  # noqa: BLE001 - whatever the user's code raises means: not done
             self._report(f"on_message failed for {message!r}", error)
             await self._settle(message, failed=True)
@@ -250,11 +267,14 @@ class Subscription:
             await self._settle(message, failed=False)
 
     async def _settle(self, message: Message, *, failed: bool) -> None:
-        if message.settled or not message.is_current:
-            # Settled by on_message itself, or delivered again on the new connection.
+        if message.settled or self._ended or not message.is_current:
+            # Settled by on_message itself, or delivered again.
             return
-        if failed:
+        if failed and message.session.version is not Version.V1_0:
             await message.nack()
+        elif failed:
+            # 1.0 has no NACK: it stays unsettled, and comes again when the subscription ends.
+            return
         else:
             await message.ack()
 
@@ -265,6 +285,7 @@ class Subscription:
         if (
             self.ack != "client-individual"
             or message.settled_alone
+            or self._ended
             or session.loss is not None
             or session.congested
             or session.version is not Version.V1_2
@@ -284,11 +305,14 @@ class Subscription:
         receipt: bool,
     ) -> Receipt | None:
         """ACK or NACK one of its messages, see `Message.ack`."""
-        if message.settled:
+        session = message.session
+        lost = session.loss is not None
+        if message.settled_alone or (message.settled and not lost):
             by = "it is ack:auto" if self.ack == "auto" else "it had an ACK or NACK"
             raise AlreadySettled(f"{command} of {message!r}: {by}")
-        session = message.session
-        if session.loss is not None or (transaction is not None and transaction.session is not session):
+        if self._ended:
+            raise StaleDelivery(f"{command} of {message!r}, whose subscription is over: it was given back")
+        if lost or (transaction is not None and transaction.session is not session):
             raise StaleDelivery(
                 f"{command} of {message!r}, which came on another connection: it comes again if it was not settled"
             )
@@ -320,5 +344,5 @@ class Subscription:
 
         return undo
 
-    def _report(self, what: str, error: Exception) -> None:
+    def _report(self, what: str, error: BaseException) -> None:
         asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error, "subscription": self})

@@ -18,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from common.client.bodies import Body
 from common.client.client import Client
+from common.client.errors import ClientClosed
 from common.client.frames import Headers
 from common.client.message import Content, Message
 from common.client.receipt import Receipt
@@ -39,6 +40,8 @@ class _Thread:
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
+        self._lock = threading.Lock()
+        self._is_stopped = False
         self._thread = threading.Thread(target=self._run, name="stampede client", daemon=True)
         self._thread.start()
 
@@ -50,7 +53,12 @@ class _Thread:
             self._loop.close()
 
     def begin(self, call: Coroutine[Any, Any, Result]) -> concurrent.futures.Future[Result]:
-        return asyncio.run_coroutine_threadsafe(call, self._loop)
+        with self._lock:
+            if not self._is_stopped:
+                return asyncio.run_coroutine_threadsafe(call, self._loop)
+        # Nobody would run it any more.
+        call.close()
+        raise ClientClosed
 
     def call(self, call: Coroutine[Any, Any, Result]) -> Result:
         future = self.begin(call)
@@ -62,7 +70,9 @@ class _Thread:
             raise
 
     def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        with self._lock:
+            self._is_stopped = True
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
 
 
@@ -139,6 +149,8 @@ class SyncClient:
     ) -> concurrent.futures.Future[Receipt]:
         """SEND, and return the future of its RECEIPT; waits only while the window is full."""
         confirmed: concurrent.futures.Future[Receipt] = concurrent.futures.Future()
+        # It cannot be cancelled: that would not take the message back.
+        confirmed.set_running_or_notify_cancel()
 
         async def post() -> None:
             future = await self._client.post(

@@ -65,6 +65,7 @@ class Transaction:
         frame = Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
         frame.headers.append(("transaction", self.name))
         session.send(frame)
+        await self._link.pace()
         await self._link.drained(session)
 
     async def ack(self, message: Message) -> None:

@@ -168,18 +168,20 @@ class Unconfirmed:
         """Wait until there may be no SEND; look again then."""
         await _wait_in(self._idle)
 
-    def confirm(self, frame: Frame) -> None:
-        """A RECEIPT has come. One that nothing waits for is ignored."""
+    def confirm(self, frame: Frame) -> bool:
+        """A RECEIPT has come. One that nothing waits for is ignored. Returns whether it is of more than what each
+        connection begins with."""
         awaited = self._take(frame.get("receipt-id") or "")
         if awaited is not None:
             if awaited.blind > self._proven:
                 self._proven = awaited.blind
             if not awaited.future.done():
                 awaited.future.set_result(Receipt(frame))
+        return awaited is not None and awaited.on_loss is not OnLoss.FORGET
 
     def refuse(self, receipt_id: str | None, error: ClientError) -> bool:
         """The broker has refused this frame; without an id the only one there is. Returns whether there was one."""
-        if receipt_id is None and len(self._frames) == 1:
+        if receipt_id is None and len(self._frames) == 1 and not self.unknown:
             receipt_id = next(iter(self._frames))
         awaited = self._take(receipt_id or "")
         if awaited is not None and not awaited.future.done():
