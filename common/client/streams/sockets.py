@@ -96,9 +96,14 @@ class SocketStream(asyncio.Protocol):
                 # takes along what the other side has not read yet. TLS cannot be closed one way: uvloop reads on by
                 # itself, asyncio gives the rest up when bytes come in after all. Only a RECEIPT is proof (1.2 section
                 # DISCONNECT).
-                self._transport.write_eof()
-                self._transport.resume_reading()
-                self._linger()
+                try:
+                    self._transport.write_eof()
+                except OSError:
+                    # Reset, and the loop has not come to it yet.
+                    self._transport.abort()
+                else:
+                    self._transport.resume_reading()
+                    self._linger()
             else:
                 self._transport.close()
 
