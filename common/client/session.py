@@ -22,7 +22,7 @@ from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart
 
 __all__ = ["Session", "SessionEvents"]
 
-_FLUSH_BYTES = 64 << 10
+_FLUSH_BYTES = 16 << 10
 _EOL = b"\n"
 
 
