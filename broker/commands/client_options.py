@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from broker.commands.output import write_error
 from common.config import CLIENT_PASSCODE, CLIENT_URL
+from common.exitcodes import ExitCode
 
 if TYPE_CHECKING:
     from broker.shell.running import Notices
     from common.client import Client
 
-__all__ = ["WrongUse", "add_connection", "add_format", "check_text", "count", "make_client", "seconds"]
+__all__ = [
+    "WrongUse",
+    "add_connection",
+    "add_format",
+    "check_headers",
+    "check_text",
+    "count",
+    "make_client",
+    "refusing_wrong_use",
+    "seconds",
+]
 
 _DEFAULT_URL = "stomp://127.0.0.1:61613"
 _CONNECT = 10.0
@@ -25,6 +39,22 @@ _FORMATS = ("text", "json", "raw", "headers")
 
 class WrongUse(Exception):
     """A mistake on the command line or in the environment; the text is for the user."""
+
+
+def refusing_wrong_use(run: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """A command's `run` that writes what WrongUse says, and ends in order on Ctrl-C before there is a loop."""
+
+    @functools.wraps(run)
+    def refusing(arguments: argparse.Namespace) -> int:
+        try:
+            return run(arguments)
+        except WrongUse as error:
+            write_error(str(error))
+            return ExitCode.USAGE
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED
+
+    return refusing
 
 
 def add_connection(parser: argparse.ArgumentParser, timeout: str) -> None:
@@ -115,6 +145,13 @@ def check_text(what: str, value: str | None) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise WrongUse(f"{what}: not valid UTF-8") from None
+
+
+def check_headers(headers: Sequence[tuple[str, str]], own: Container[str]) -> None:
+    """Raises WrongUse if one of `headers` is among those that the command sets itself."""
+    for name, _ in headers:
+        if name in own:
+            raise WrongUse(f"-H {name}: the command sets this header itself")
 
 
 def _header(text: str) -> tuple[str, str]:

@@ -21,12 +21,12 @@ from broker.commands.client_options import (
     WrongUse,
     add_connection,
     add_format,
+    check_headers,
     check_text,
     count,
     make_client,
+    refusing_wrong_use,
 )
-from broker.commands.output import write_error
-from common.exitcodes import ExitCode
 
 if TYPE_CHECKING:
     from broker.shell.running import Notices
@@ -72,18 +72,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@refusing_wrong_use
 def run(arguments: argparse.Namespace) -> int:
-    try:
-        return _run(arguments)
-    except WrongUse as error:
-        write_error(str(error))
-        return ExitCode.USAGE
-    except KeyboardInterrupt:
-        # Before there is a loop.
-        return ExitCode.INTERRUPTED
-
-
-def _run(arguments: argparse.Namespace) -> int:
     _check(arguments)
     headers, content_type, idempotency_key = _headers(arguments)
     # Imported late, as all that only one command needs.
@@ -140,11 +130,10 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _headers(arguments: argparse.Namespace) -> tuple[list[tuple[str, str]], str | None, str | None]:
     """The headers to send, content type and idempotency key. Raises WrongUse."""
+    check_headers(arguments.headers, _OWN | _OF_REQUESTS if arguments.request else _OWN)
     headers: list[tuple[str, str]] = []
     content_type, idempotency_key = arguments.content_type, None
     for name, value in arguments.headers:
-        if name in _OWN or (arguments.request and name in _OF_REQUESTS):
-            raise WrongUse(f"-H {name}: the command sets this header itself")
         if name == "content-type":
             content_type = content_type or value
         elif name == "idempotency-key":

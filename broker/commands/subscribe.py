@@ -28,12 +28,12 @@ from broker.commands.client_options import (
     WrongUse,
     add_connection,
     add_format,
+    check_headers,
     check_text,
     count,
     make_client,
+    refusing_wrong_use,
 )
-from broker.commands.output import write_error
-from common.exitcodes import ExitCode
 
 NAME = "subscribe"
 SUMMARY = "write messages to standard output"
@@ -70,23 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_connection(parser, "end when no message comes for so long (default: go on)")
 
 
+@refusing_wrong_use
 def run(arguments: argparse.Namespace) -> int:
-    try:
-        return _run(arguments)
-    except WrongUse as error:
-        write_error(str(error))
-        return ExitCode.USAGE
-    except KeyboardInterrupt:
-        # Before there is a loop.
-        return ExitCode.INTERRUPTED
-
-
-def _run(arguments: argparse.Namespace) -> int:
     for option in ("destination", "selector", "durable"):
         check_text(option, getattr(arguments, option))
-    for name, _ in arguments.headers:
-        if name in _OWN:
-            raise WrongUse(f"-H {name}: the command sets this header itself")
+    check_headers(arguments.headers, _OWN)
     if sys.stdout is None:
         raise WrongUse("standard output is closed, and messages go there")
     # Imported late, as all that only one command needs.

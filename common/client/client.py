@@ -16,7 +16,7 @@ from common.client.bodies import Body, encode_body, header_list
 from common.client.errors import ClientClosed, ClientError
 from common.client.events import ClientEvent
 from common.client.frames import Headers
-from common.client.heads import Heads, encode_plain, send_headers
+from common.client.heads import Heads, encode_plain, send_frame, send_headers
 from common.client.link import Link, Settings
 from common.client.message import Message
 from common.client.receipt import Receipt
@@ -25,7 +25,6 @@ from common.client.subscription import OnMessage, Subscription
 from common.client.transaction import Transaction
 from common.client.unconfirmed import SEND_BYTES, OnLoss
 from common.codec import encode_headers
-from common.frame import Frame
 from common.negotiation import Version
 
 __all__ = ["Client"]
@@ -203,7 +202,7 @@ class Client:
                 )
             )
         link = self._link
-        frame = self._frame(destination, body, headers, content_type, idempotency_key)
+        frame = send_frame(destination, body, content_type, headers, idempotency_key)
         await link.pace()
         session = await link.connected()
         while session.congested:
@@ -241,22 +240,11 @@ class Client:
         if head is not None:
             return link.post(head, body, key)
         # Something is escaped, which is another thing in each version: as late as can be.
-        frame = Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), body)
+        frame = send_frame(destination, body, content_type, headers, idempotency_key)
         if key is not None:
             self._escaped += 1
             frame.headers.append(("idempotency-key", f"{key.decode()}e{self._escaped}"))
         return link.request(link.session, frame, OnLoss.AGAIN, len(body) + SEND_BYTES)
-
-    def _frame(
-        self,
-        destination: str,
-        body: Body,
-        headers: Headers,
-        content_type: str | None,
-        idempotency_key: str | None = None,
-    ) -> Frame:
-        data, content_type = encode_body(body, content_type)
-        return Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
 
     # --- receiving
 
@@ -341,4 +329,5 @@ class Client:
         Raises TimeoutError after `timeout` seconds, OutcomeUnknown if the connection, and the queue with it, is gone,
         BrokerError if the broker refuses the message.
         """
-        return await self._requests.request(self._link, self._frame(destination, body, headers, content_type), timeout)
+        frame = send_frame(destination, body, content_type, headers)
+        return await self._requests.request(self._link, frame, timeout)

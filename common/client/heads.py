@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
-from common.client.bodies import header_list
+from typing import TypedDict
+
+from common.client.bodies import Body, encode_body, header_list
 from common.client.frames import Headers
 from common.codec import encode_headers
+from common.frame import Frame
 from common.negotiation import Version
 
-__all__ = ["Heads", "encode_plain", "send_headers"]
+__all__ = ["Heads", "SendOptions", "encode_plain", "send_frame", "send_headers"]
 
 _KEPT = 1000
 """Pairs of destination and content type; an application that has more has one for every message."""
 _OWN = frozenset({"destination", "content-type", "content-length", "receipt", "transaction", "idempotency-key"})
+
+
+class SendOptions(TypedDict, total=False):
+    """What a SEND may have beside its destination and body, see `Client.send`."""
+
+    headers: Headers
+    content_type: str | None
+    idempotency_key: str | None
 
 
 def send_headers(
@@ -29,6 +40,18 @@ def send_headers(
     if idempotency_key is not None:
         pairs.append(("idempotency-key", idempotency_key))
     return pairs
+
+
+def send_frame(
+    destination: str,
+    body: Body,
+    content_type: str | None = None,
+    headers: Headers = (),
+    idempotency_key: str | None = None,
+) -> Frame:
+    """A SEND of them. Raises as `send_headers` and `encode_body` do."""
+    data, content_type = encode_body(body, content_type)
+    return Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
 
 
 class Heads:

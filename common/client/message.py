@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from common.client.bodies import Body, decode_text, header_list
 from common.client.errors import ClientError
@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from common.client.subscription import Subscription
     from common.client.transaction import Transaction
 
-__all__ = ["Content", "Message"]
+__all__ = ["Content", "Message", "NackOptions"]
+
+
+class NackOptions(TypedDict, total=False):
+    """What a NACK may ask for, see `Message.nack`."""
+
+    delay: float | None
+    requeue: bool
+    reason: str | None
 
 
 class Content:

@@ -92,7 +92,7 @@ class _Replies(Subscription):
         self._requests = requests
 
     def subscribe(self, session: Session) -> None:
-        if session.server.startswith("RabbitMQ/"):
+        if session.is_rabbitmq:
             self.made(Receipt(Frame("RECEIPT")))
         else:
             super().subscribe(session)

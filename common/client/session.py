@@ -105,6 +105,11 @@ class Session:
         if self._beats.period is not None:
             self._timer = self._loop.call_later(self._beats.period, self._tick)
 
+    @property
+    def is_rabbitmq(self) -> bool:
+        """Whether the broker is RabbitMQ, some of whose ways have to be gone along with."""
+        return self.server.startswith("RabbitMQ/")
+
     # --- out
 
     def write(self, data: bytes) -> None:

@@ -123,7 +123,7 @@ class Subscription:
 
     def subscribe(self, session: Session) -> None:
         """Write SUBSCRIBE to a new connection."""
-        if self._browse and session.server.startswith("RabbitMQ/"):
+        if self._browse and session.is_rabbitmq:
             self._link.forget(self)
             self.end(ClientError(f"RabbitMQ cannot browse {self.destination}: it would take the messages from there"))
             return
@@ -335,7 +335,9 @@ class Subscription:
             before, self.settled_up_to = self.settled_up_to, message.number
 
             def undo() -> None:
-                self.settled_up_to = before
+                # A later ACK took it along.
+                if self.settled_up_to == message.number:
+                    self.settled_up_to = before
         else:
             message.settled_alone = True
 

@@ -14,13 +14,14 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 from common.client.bodies import Body
 from common.client.client import Client
 from common.client.errors import ClientClosed
 from common.client.frames import Headers
-from common.client.message import Content, Message
+from common.client.heads import SendOptions
+from common.client.message import Content, Message, NackOptions
 from common.client.receipt import Receipt
 from common.client.subscription import Subscription
 from common.client.transaction import Transaction
@@ -117,35 +118,13 @@ class SyncClient:
         return self._client.connected
 
     def send(
-        self,
-        destination: str,
-        body: Body = b"",
-        *,
-        receipt: bool = True,
-        headers: Headers = (),
-        content_type: str | None = None,
-        idempotency_key: str | None = None,
+        self, destination: str, body: Body = b"", *, receipt: bool = True, **options: Unpack[SendOptions]
     ) -> Receipt | None:
         """SEND, and wait for its RECEIPT."""
-        return self._thread.call(
-            self._client.send(
-                destination,
-                body,
-                receipt=receipt,
-                headers=headers,
-                content_type=content_type,
-                idempotency_key=idempotency_key,
-            )
-        )
+        return self._thread.call(self._client.send(destination, body, receipt=receipt, **options))
 
     def post(
-        self,
-        destination: str,
-        body: Body = b"",
-        *,
-        headers: Headers = (),
-        content_type: str | None = None,
-        idempotency_key: str | None = None,
+        self, destination: str, body: Body = b"", **options: Unpack[SendOptions]
     ) -> concurrent.futures.Future[Receipt]:
         """SEND, and return the future of its RECEIPT; waits only while the window is full."""
         confirmed: concurrent.futures.Future[Receipt] = concurrent.futures.Future()
@@ -153,9 +132,7 @@ class SyncClient:
         confirmed.set_running_or_notify_cancel()
 
         async def post() -> None:
-            future = await self._client.post(
-                destination, body, headers=headers, content_type=content_type, idempotency_key=idempotency_key
-            )
+            future = await self._client.post(destination, body, **options)
             future.add_done_callback(lambda done: _copy(done, confirmed))
 
         self._thread.call(post())
@@ -207,18 +184,12 @@ class SyncMessage(Content):
     def nack(
         self,
         *,
-        delay: float | None = None,
-        requeue: bool = True,
-        reason: str | None = None,
         transaction: SyncTransaction | None = None,
         receipt: bool = False,
+        **options: Unpack[NackOptions],
     ) -> Receipt | None:
         """It failed."""
-        return self._thread.call(
-            self.message.nack(
-                delay=delay, requeue=requeue, reason=reason, transaction=_of(transaction), receipt=receipt
-            )
-        )
+        return self._thread.call(self.message.nack(transaction=_of(transaction), receipt=receipt, **options))
 
     def reply(self, body: Body = b"", **options: Any) -> Receipt | None:
         """Send `body` to where an answer is wanted."""
@@ -285,21 +256,9 @@ class SyncTransaction:
         """Of its COMMIT, None before."""
         return self.transaction.receipt
 
-    def send(
-        self,
-        destination: str,
-        body: Body = b"",
-        *,
-        headers: Headers = (),
-        content_type: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> None:
+    def send(self, destination: str, body: Body = b"", **options: Unpack[SendOptions]) -> None:
         """SEND as a part of it."""
-        self._thread.call(
-            self.transaction.send(
-                destination, body, headers=headers, content_type=content_type, idempotency_key=idempotency_key
-            )
-        )
+        self._thread.call(self.transaction.send(destination, body, **options))
 
     def commit(self) -> Receipt:
         """COMMIT, and wait for its RECEIPT."""

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, Unpack
 
 from common.client import frames
-from common.client.bodies import Body, encode_body
+from common.client.bodies import Body
 from common.client.errors import ClientError, TransactionLost
-from common.client.frames import Headers
-from common.client.heads import send_headers
+from common.client.heads import SendOptions, send_frame
 from common.client.receipt import Receipt
 from common.client.unconfirmed import OnLoss
-from common.frame import Frame
 
 if TYPE_CHECKING:
     from common.client.link import Link
-    from common.client.message import Message
+    from common.client.message import Message, NackOptions
     from common.client.session import Session
 
 __all__ = ["Transaction"]
@@ -50,19 +48,10 @@ class Transaction:
         self._session = await self._link.connected()
         self._session.send(frames.begin(self.name))
 
-    async def send(
-        self,
-        destination: str,
-        body: Body = b"",
-        *,
-        headers: Headers = (),
-        content_type: str | None = None,
-        idempotency_key: str | None = None,
-    ) -> None:
+    async def send(self, destination: str, body: Body = b"", **options: Unpack[SendOptions]) -> None:
         """SEND as a part of it, see `Client.send`."""
         session = self.session
-        data, content_type = encode_body(body, content_type)
-        frame = Frame("SEND", send_headers(destination, content_type, headers, idempotency_key), data)
+        frame = send_frame(destination, body, **options)
         frame.headers.append(("transaction", self.name))
         session.send(frame)
         await self._link.pace()
@@ -72,9 +61,9 @@ class Transaction:
         """`message.ack` as a part of it."""
         await message.ack(transaction=self)
 
-    async def nack(self, message: Message) -> None:
+    async def nack(self, message: Message, **options: Unpack[NackOptions]) -> None:
         """`message.nack` as a part of it."""
-        await message.nack(transaction=self)
+        await message.nack(transaction=self, **options)
 
     async def commit(self) -> Receipt:
         """COMMIT, and wait for its RECEIPT."""

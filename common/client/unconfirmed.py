@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from common.client.errors import ClientError, OutcomeUnknown
 from common.client.receipt import Receipt
-from common.codec import Decoder
 from common.frame import Frame
 
 __all__ = ["SEND_BYTES", "OnLoss", "Unconfirmed"]
@@ -122,17 +121,12 @@ class Unconfirmed:
     @property
     def is_open(self) -> bool:
         """Whether there is room, and nobody waits for it."""
-        return (
-            self._sends < self._window
-            and (self._bytes < self._window_bytes or not self._sends)
-            and not self._promised
-            and not self._room
-        )
+        return not self._room and self.has_room
 
     async def room(self, size: int) -> None:
         """Return when a SEND of `size` may be added, which then has to be done at once. Those who wait come in their
         order."""
-        if self.has_room and not self._room:
+        if self.is_open:
             return
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._room.append((waiter, size))
@@ -202,7 +196,7 @@ class Unconfirmed:
     def lost(self, error: ClientError) -> None:
         """The connection is gone, for `error`: what is not written again is settled one way or the other."""
         for id, awaited in list(self._frames.items()):
-            if awaited.on_loss is OnLoss.AGAIN:
+            if awaited.on_loss is OnLoss.AGAIN or isinstance(awaited.frame, bytes):
                 continue
             self._take(id)
             if awaited.future.done():
@@ -210,7 +204,7 @@ class Unconfirmed:
             if awaited.on_loss is OnLoss.FORGET:
                 awaited.future.cancel()
             elif awaited.on_loss is OnLoss.UNKNOWN:
-                awaited.future.set_exception(OutcomeUnknown(_decoded(awaited.frame), error))
+                awaited.future.set_exception(OutcomeUnknown(awaited.frame, error))
             else:
                 _fail(awaited, error)
         self._proven = self._blind
@@ -229,10 +223,6 @@ class Unconfirmed:
         while self._room:
             self._give_place()
         _wake(self._idle)
-
-
-def _decoded(frame: Frame | bytes) -> Frame:
-    return next(Decoder().feed(frame)) if isinstance(frame, bytes) else frame
 
 
 def _fail(awaited: _Awaited, error: ClientError) -> None:

@@ -77,6 +77,25 @@ def test_client_mode_settles_all_before(broker: Broker, version: str) -> None:
     asyncio.run(run())
 
 
+def test_what_a_later_ack_took_along_stays_settled_when_a_transaction_is_undone(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        async with on(broker) as client:
+            await fill(client, name, 3)
+            async with client.subscribe(name, ack="client") as subscription:
+                first, second, third = [await anext(subscription) for _ in range(3)]
+                transaction = client.transaction()
+                await transaction.begin()
+                await second.ack(transaction=transaction)
+                await third.ack(receipt=True)
+                await transaction.abort()
+                assert [message.settled for message in (first, second, third)] == [True] * 3
+                with pytest.raises(AlreadySettled):
+                    await third.ack()
+
+    asyncio.run(run())
+
+
 def test_a_nack_brings_it_again_or_buries_it(broker: Broker) -> None:
     async def run() -> None:
         name = queue()
@@ -91,6 +110,22 @@ def test_a_nack_brings_it_again_or_buries_it(broker: Broker) -> None:
                 await again.nack(requeue=False, reason="beyond help", receipt=True)
             dead = f"/queue/dlq.{name.removeprefix('/queue/')}"
             [buried] = await received(client, dead, 1)
+            assert (buried.body, buried.get("dlq-detail")) == (b"sad", "beyond help")
+
+    asyncio.run(run())
+
+
+def test_a_transaction_takes_what_a_nack_asks_for(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        async with on(broker) as client:
+            await client.send(name, b"sad")
+            async with (
+                client.subscribe(name, ack="client-individual") as subscription,
+                client.transaction() as transaction,
+            ):
+                await transaction.nack(await anext(subscription), requeue=False, reason="beyond help")
+            [buried] = await received(client, f"/queue/dlq.{name.removeprefix('/queue/')}", 1)
             assert (buried.body, buried.get("dlq-detail")) == (b"sad", "beyond help")
 
     asyncio.run(run())
