@@ -132,7 +132,7 @@ class Connection(asyncio.Protocol):
         self.core.opened(self)
         if not self.closing:
             self.deadline = self.core.now() + self.listener.connect_timeout
-            self.core.wake_at(self, self.deadline)
+            self.core.deadlines.wake_at(self, self.deadline)
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
@@ -142,7 +142,7 @@ class Connection(asyncio.Protocol):
         try:
             self.core.ingest.read(self, data)
         except Exception as error:  # noqa: BLE001 - a bug that one client found must not be the end of the others
-            self.core.log_internal(self, error)
+            self.core.journal.internal_error(self, error)
             self.fail(
                 StompError(
                     ErrorCode.INTERNAL_ERROR,
@@ -171,7 +171,7 @@ class Connection(asyncio.Protocol):
             # It may be waiting for RECEIPTs, or be gone, which shows when something is written; and what they wait for,
             # room on a full disk perhaps, may never come.
             self.beat_every, self.next_beat = _PROBE, self.core.now()
-            self.core.wake_at(self, self.next_beat)
+            self.core.deadlines.wake_at(self, self.next_beat)
         return True
 
     def connection_lost(self, error: Exception | None) -> None:
@@ -214,7 +214,7 @@ class Connection(asyncio.Protocol):
         if self.paused_on is None:
             self.paused_on = set()
             self.transport.pause_reading()
-            self.core.log_paused(self, destination)
+            self.core.journal.paused(self, destination)
         self.paused_on.add(destination)
 
     def resume(self, destination: bytes) -> None:
@@ -223,7 +223,7 @@ class Connection(asyncio.Protocol):
         self.paused_on.discard(destination)
         if not self.paused_on:
             self.paused_on = None
-            self.core.log_resumed(self)
+            self.core.journal.resumed(self)
             # Silence while nobody listened is not the client's.
             self.last_read = self.core.now()
             self.transport.resume_reading()
@@ -231,7 +231,7 @@ class Connection(asyncio.Protocol):
     def logged_in(self, version: Version, beats: HeartBeat) -> None:
         """CONNECT was accepted: `beats` in milliseconds."""
         self.version = version
-        self.core.log_opened(self, beats)
+        self.core.journal.opened(self, beats)
         listener = self.listener
         now = self.core.now()
         self.deadline = NEVER
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
             self.silence = beats.from_client / 1000 * listener.receive_factor
             self.last_read = now
         if beats.to_client or beats.from_client:
-            self.core.wake_at(self, now)
+            self.core.deadlines.wake_at(self, now)
 
     # --- writing
 
@@ -405,7 +405,7 @@ class Connection(asyncio.Protocol):
             return
         self.failed = True
         version = Version.V1_2 if self.version is None else self.version
-        self.core.log_failed(self, reason, error)
+        self.core.journal.failed(self, reason, error)
         self._finish(reason, error_frame(error, head, version))
 
     def disconnect(self, receipt: str | None, reason: CloseReason) -> None:
@@ -434,7 +434,7 @@ class Connection(asyncio.Protocol):
         if last:
             self.send(last)
         self.deadline = self.core.now() + self.core.settings.linger
-        self.core.wake_at(self, self.deadline)
+        self.core.deadlines.wake_at(self, self.deadline)
         if self.outbox is None:
             self._half_close()
 

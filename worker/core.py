@@ -1,4 +1,4 @@
-"""What the connections of a worker share, and what ties the parts together: clock, deadlines, counters, log lines.
+"""What the connections of a worker share, and what ties its parts together.
 
 `Core` is what the hot path calls (`worker.ingest.Handlers`), what the backplane calls
 (`worker.backplane.interface.BackplaneEvents`), and the only one of the worker's modules that knows them all.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -16,17 +15,17 @@ from common.codec import encode
 from common.destination import QUEUE, QUEUES
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
-from common.log import Event, EventLog, Level
-from common.negotiation import HeartBeat
+from common.log import Event, EventLog
 from common.temporary import TEMPORARY
-from common.timerwheel import TimerWheel
 from worker.acceptance import Acceptance
 from worker.backplane.interface import Backplane, Batch
 from worker.commands import COMMANDS, acknowledge
 from worker.connection import Connection
+from worker.deadlines import Deadlines
 from worker.flow import EVERYTHING, FlowControl
 from worker.ingest import Ingest, MessageIds, Sent
 from worker.inspection import Inspector
+from worker.journal import Journal
 from worker.queues.service import Queues
 from worker.reports import Naming, Reports
 from worker.retained import RetainedMessages
@@ -37,15 +36,9 @@ from worker.temporary import Temporaries
 
 __all__ = ["Core"]
 
-_TICK = 0.02
 _BACKPLANE = "backplane"
 _MANY = 64
 """Destinations held up for a full link by name; beyond, it is all of them."""
-_STALL = 0.1
-_READ_FIRST = 0.001
-"""Seconds: a timer this late tells of a loop that stood still, and is then called again after so long."""
-_FURTHEST = 30.0
-"""Seconds; a deadline further away is looked at again before."""
 _REFUSALS = 128
 """Refused clients that may read their ERROR at the same time; the files of the process leave room for them."""
 
@@ -67,7 +60,6 @@ class Core:
         self.soon = loop.call_soon
         self.now = loop.time
         self.later = loop.call_later
-        self._loop = loop
         self._session_prefix = session_prefix
         self._numbers = 0
         self.backplane = make_backplane(self)
@@ -84,6 +76,8 @@ class Core:
         self.queues = make_queues(self)
         # Not a set: a listing goes by their order, which is that of their numbers.
         self.connections: dict[Connection, None] = {}
+        self.deadlines = Deadlines(loop, self.connections)
+        self.journal = Journal(self)
         self.session_names: dict[int, str] = {}
         """By the number of the connection, where the front names sessions."""
         self.reports: Reports | None = None
@@ -94,19 +88,10 @@ class Core:
         self.draining = False
         self.drain_until = 0.0
         self._live = 0
-        self.accepted = 0
         self.messages_in = 0
-        self.dropped = 0
-        self.close_reasons: Counter[CloseReason] = Counter()
-        self.errors: Counter[ErrorCode] = Counter()
-        self._began = loop.time()
         self._from_siblings: Gathered = {}
         self.on_idle: Callable[[], None] | None = None
         self.on_broken: Callable[[], None] = lambda: None
-        self._wheel: TimerWheel[Connection] = TimerWheel(_TICK)
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_due = float("inf")
-        self._stalled = False
         self._kept_for = 0
 
     def configure(self, settings: Settings) -> None:
@@ -132,7 +117,7 @@ class Core:
 
     def opened(self, connection: Connection) -> None:
         connection.number = self.next_number()
-        self.accepted += 1
+        self.journal.accepted += 1
         self.connections[connection] = None
         self._live += 1
         limit = self.settings.connections
@@ -160,12 +145,7 @@ class Core:
 
     def closed(self, connection: Connection) -> None:
         self.connections.pop(connection, None)
-        reason = connection.reason or CloseReason.INTERNAL_ERROR
-        self.close_reasons[reason] += 1
-        if not connection.failed and self.log.is_enabled(Level.DEBUG):
-            self.log.debug(
-                Event.CONNECTION_CLOSED, session=connection.session, reason=reason.value, dropped=connection.dropped
-            )
+        self.journal.closed(connection)
         self.session_names.pop(connection.number, None)
         if not self.connections and self.on_idle is not None:
             self.on_idle()
@@ -184,48 +164,6 @@ class Core:
         """Tell every client that the broker is going, and close."""
         for connection in list(self.connections):
             connection.fail(_shutting_down(), CloseReason.SHUTTING_DOWN)
-
-    # --- deadlines
-
-    def wake_at(self, connection: Connection, when: float) -> None:
-        """Call `connection.on_timer` at `when` (seconds of the loop's clock), up to a tick late."""
-        if when >= connection.due:
-            return
-        # No further than a client can be expected to stay: a closed connection is kept until its entry is due.
-        connection.due = self._wheel.add(min(when, self.now() + _FURTHEST), connection)
-        if connection.due < self._timer_due:
-            self._set_timer()
-
-    def _set_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        due = self._wheel.next_due()
-        self._timer_due = float("inf") if due is None else due
-        self._timer = None if due is None else self._loop.call_at(due, self._on_timer)
-
-    def _on_timer(self) -> None:
-        now = self.now()
-        if now - self._timer_due > _STALL and not self._stalled:
-            # The loop was held up, and calls timers before it reads: what clients sent meanwhile is to count first.
-            self._stalled = True
-            self._timer = self._loop.call_later(_READ_FIRST, self._on_timer)
-            return
-        self._stalled = False
-        due = self._wheel.take_due(now)
-        due.reverse()
-        try:
-            while due:
-                connection = due.pop()
-                # An entry that a nearer one replaced is left behind in the wheel: it is not the connection's `due`.
-                if connection.due <= now and connection in self.connections:
-                    connection.due = float("inf")
-                    self.wake_at(connection, connection.on_timer(now))
-        finally:
-            # Whatever becomes of one, the others have their turn.
-            for connection in due:
-                connection.due = self._wheel.add(now, connection)
-            self._timer = None
-            self._set_timer()
 
     # --- the hot path's handlers
 
@@ -390,83 +328,6 @@ class Core:
         self.log.info(Event.BACKPLANE_LOST, sibling=slot, incarnation=incarnation)
         self.flow.unblock_all(slot)
         self.queues.siblings.lost(slot)
-
-    # --- what the operator sees
-
-    def log_opened(self, connection: Connection, beats: HeartBeat) -> None:
-        if self.log.is_enabled(Level.DEBUG) and connection.version is not None:
-            self.log.debug(
-                Event.CONNECTION_OPENED,
-                session=connection.session,
-                version=connection.version.label,
-                heart_beat="{},{}".format(*beats),
-            )
-
-    def log_paused(self, connection: Connection, destination: bytes) -> None:
-        if self.log.is_enabled(Level.DEBUG):
-            what = "its own answers" if destination.startswith(b"\0") else destination.decode(errors="replace")
-            self.log.debug(Event.PUBLISHER_PAUSED, session=connection.session, destination=what)
-
-    def log_resumed(self, connection: Connection) -> None:
-        if self.log.is_enabled(Level.DEBUG):
-            self.log.debug(Event.PUBLISHER_RESUMED, session=connection.session)
-
-    def log_internal(self, connection: Connection, error: Exception) -> None:
-        """A bug showed itself while a client's bytes were taken in."""
-        self.log.error(
-            Event.INTERNAL_ERROR,
-            what="a frame could not be handled",
-            session=connection.session,
-            stack="".join(traceback.format_exception(error)),
-        )
-
-    def log_dropping(self, connection: Connection, destination: bytes, waiting: int) -> None:
-        self.log.warning(
-            Event.SUBSCRIBER_DROPPING,
-            session=connection.session,
-            destination=destination.decode(errors="replace"),
-            waiting_bytes=waiting,
-        )
-
-    def log_failed(self, connection: Connection, reason: CloseReason, error: StompError) -> None:
-        """Count, and write the one line about, a connection that the broker ended with an ERROR."""
-        self.errors[error.code] += 1
-        if reason is CloseReason.SHUTTING_DOWN and not self.log.is_enabled(Level.DEBUG):
-            return
-        peer = connection.transport.get_extra_info("peername")
-        self.log.info(
-            Event.CONNECTION_CLOSED,
-            session=connection.session,
-            peer=f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else str(peer),
-            reason=reason.value,
-            error_code=error.code.value,
-            message=error.message,
-            detail=error.detail,
-            dropped=connection.dropped,
-        )
-
-    def stats(self) -> dict[str, int]:
-        """Counters since the start of this worker, and gauges, for the front. `uptime_ms` is when they were read."""
-        blockers = {each for by in self.flow.blocked.values() for each in by if isinstance(each, Connection)}
-        return {
-            "uptime_ms": int((self.now() - self._began) * 1000),
-            "connections": len(self.connections),
-            "accepted": self.accepted,
-            "subscriptions": self.router.subscriptions,
-            "destinations": self.router.destinations,
-            "blocked_destinations": sum(not name.startswith(b"\0") for name in self.flow.blocked),
-            "slow_subscribers": len(blockers),
-            "paused_publishers": self.flow.paused,
-            "backplane_kept_bytes": self.backplane.kept_bytes(),
-            "bytes_in": self.ingest.bytes_in,
-            "bytes_out": self.router.bytes_out,
-            "messages_in": self.messages_in,
-            "messages_out": self.router.delivered,
-            "dropped": self.dropped,
-            **self.queues.gauges.read(),
-            **{f"closed:{reason.value}": count for reason, count in self.close_reasons.items()},
-            **{f"error:{code.value}": count for code, count in self.errors.items()},
-        }
 
 
 def _write_out(gathered: Gathered) -> None:

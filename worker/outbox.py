@@ -62,9 +62,9 @@ class Outbox:
         if size > settings.outbox_high and self._chunks:
             if policy == "drop":
                 if not connection.dropped:
-                    connection.core.log_dropping(connection, destination, self.size)
+                    connection.core.journal.dropping(connection, destination, self.size)
                 connection.dropped += count
-                connection.core.dropped += count
+                connection.core.journal.dropped += count
                 return
             if policy == "disconnect":
                 self._give_up(f"more than {settings.outbox_high} bytes were waiting (outbox.high_bytes)")
@@ -119,7 +119,7 @@ class Outbox:
         first = not self._blocking
         if first:
             self.deadline = connection.core.now() + connection.core.settings.block_timeout
-            connection.core.wake_at(connection, self.deadline)
+            connection.core.deadlines.wake_at(connection, self.deadline)
         if len(self._blocking) >= _MANY and destination[:1] != b"\0":
             # Who is sent ever new destinations by publishers that repeat none stops them all, or stops nobody.
             destination = EVERYTHING

@@ -96,7 +96,7 @@ class WorkerProcess:
     def _on_message(self, message: Message) -> None:
         match message:
             case Ping(number):
-                self._send(Pong(number, {} if self._core is None else self._core.stats()))
+                self._send(Pong(number, {} if self._core is None else self._core.journal.stats()))
             case Query(number, what, arguments):
                 self._inspect(number, what, arguments)
             case Start():

@@ -412,10 +412,10 @@ def test_a_promise_of_ages_keeps_no_closed_connection_for_ages() -> None:
     worker = Worker(heart_beat=BEATING)
     client = worker.login("999999999999999,0")
     worker.after(1)
-    assert worker.core._wheel.next_due() is not None
+    assert worker.core.deadlines.next_due() is not None
     client.connection.disconnect(None, CloseReason.DISCONNECT)
     worker.after(60)
-    assert worker.core._wheel.next_due() is None
+    assert worker.core.deadlines.next_due() is None
 
 
 def test_what_goes_wrong_with_one_deadline_is_not_the_end_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

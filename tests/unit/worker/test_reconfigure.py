@@ -119,10 +119,10 @@ def test_open_transactions_go_on_under_the_new_limits() -> None:
 
 
 class Stuck:
-    """A connection whose transport takes nothing, and its core."""
+    """A connection whose transport takes nothing, its core, and the deadlines of that."""
 
     def __init__(self) -> None:
-        self.core = self
+        self.core = self.deadlines = self
         self.settings = SimpleNamespace(outbox_high=10, outbox_low=5, outbox_max=1000, block_timeout=10.0)
         self.number = 1
         self.closing = False
