@@ -1,4 +1,5 @@
-"""The STOMP codec: bytes to frames and back, for 1.0, 1.1 and 1.2. No I/O, no clock, no policy.
+"""The STOMP codec: what is right for one frame, in bytes and decoded, for 1.0, 1.1 and 1.2. A stream of them is
+`common.decoder`. No I/O, no clock, no policy.
 
 Grammar (1.2 section Augmented BNF; the other versions where they differ):
 
@@ -24,22 +25,27 @@ CONNECT, STOMP and CONNECTED are never escaped (1.2 section Value Encoding).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common.errors import ErrorCode, StompError
-from common.frame import CLIENT_COMMANDS, SERVER_COMMANDS, Frame, PlainFrame
+from common.frame import Frame
 from common.negotiation import Version
 
 __all__ = [
     "HEAD_END",
-    "Decoder",
+    "MAX_LENGTH_DIGITS",
+    "MAY_HAVE_BODY",
     "Limits",
+    "body_too_large",
+    "check_partial_head",
     "content_length",
     "decode_head",
     "encode",
     "encode_headers",
     "escape",
+    "head_too_large",
+    "missing_nul",
     "refuse_body",
     "unescape",
 ]
@@ -47,20 +53,12 @@ __all__ = [
 HEAD_END = re.compile(rb"\n\r?\n")
 """The blank line after the headers; its match ends where the body starts."""
 
-_EOLS = re.compile(rb"[\r\n]+")
-_MAY_HAVE_BODY = frozenset({"SEND", "MESSAGE", "ERROR"})
-_COMMANDS = {name.encode(): name for name in (*CLIENT_COMMANDS, *SERVER_COMMANDS)}
-_UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
-_MAX_LENGTH_DIGITS = 18
+MAY_HAVE_BODY = frozenset({"SEND", "MESSAGE", "ERROR"})
+MAX_LENGTH_DIGITS = 18
+"""Of a `content-length`."""
 
+_UNESCAPED = frozenset({"CONNECT", "STOMP", "CONNECTED"})
 _V1_0 = Version.V1_0
-_PLAIN_HEAD_BYTES = 2048
-_PLAIN_LINES = rb"(?:\n(?!content-length:)[^:\n\r\\\0]+:[^\n\r\\\0]*)*+"
-_PLAIN_HEAD = re.compile(
-    rb"\n?([A-Z]{1,16}+)(%b(?:\ncontent-length:(\d{1,%d}+)(?=\n)%b)?+)\n\n"
-    % (_PLAIN_LINES, _MAX_LENGTH_DIGITS, _PLAIN_LINES)
-)
-"""A command, headers with nothing to unescape or to drop, at most one `content-length`; and the blank line."""
 
 _ESCAPE = re.compile(r"\\(.?)", re.DOTALL)
 _DECODED: tuple[dict[str, str], ...] = (
@@ -221,7 +219,7 @@ def content_length(frame: Frame, limits: Limits) -> int:
     if not values:
         return -1
     text = values.pop()
-    if values or not (text.isascii() and text.isdigit() and len(text) <= _MAX_LENGTH_DIGITS):
+    if values or not (text.isascii() and text.isdigit() and len(text) <= MAX_LENGTH_DIGITS):
         shown = text if not values else f"{text}, {', '.join(values)}"
         raise StompError(
             ErrorCode.BAD_CONTENT_LENGTH,
@@ -245,188 +243,12 @@ def body_too_large(size: int, limits: Limits) -> StompError:
 
 def refuse_body(command: str, length: int, version: Version) -> None:
     """Raise StompError `unexpected-body` if `command` may not carry `length` bytes (1.2 section Body)."""
-    if length and command not in _MAY_HAVE_BODY and version is not Version.V1_0:
+    if length and command not in MAY_HAVE_BODY and version is not Version.V1_0:
         raise StompError(
             ErrorCode.UNEXPECTED_BODY,
             f"{command} takes no body"[:64],
             f"{length} bytes of body; only SEND, MESSAGE and ERROR frames have one",
         )
-
-
-class Decoder:
-    """A stream of bytes to a stream of frames: `feed` bytes in any pieces, get whole frames.
-
-    `version` and `limits` may be set at any time and hold from the next frame on. After an exception the decoder is
-    spent.
-    """
-
-    def __init__(self, version: Version = Version.V1_2, limits: Limits | None = None) -> None:
-        self.version = version
-        self.limits = limits or Limits()
-        self._buffer: bytes | bytearray = b""
-        # Where in the buffer the next frame starts, or the body of `_frame`; and how many bytes from there are known
-        # not to hold what is looked for.
-        self._start = 0
-        self._searched = 0
-        self._frame: Frame | None = None
-        self._length = -1
-
-    @property
-    def limits(self) -> Limits:
-        """The bounds of each frame."""
-        return self._limits
-
-    @limits.setter
-    def limits(self, limits: Limits) -> None:
-        self._limits = limits
-        # No line is longer than the head is, and a command is no longer than `_PLAIN_HEAD` has it.
-        most = min(limits.head_bytes, limits.header_line_bytes, _PLAIN_HEAD_BYTES)
-        self._plain_head_bytes = most if limits.command_bytes >= 16 else 0
-        # A header takes three bytes at the least.
-        self._few_header_bytes = 3 * limits.header_count
-
-    @property
-    def is_within_frame(self) -> bool:
-        """Whether a frame has begun that is not whole yet; to be asked when `feed` has come to its end."""
-        return self._frame is not None or len(self._buffer) > 0
-
-    def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield each frame that `data` completes; raises StompError as `decode_head` and `content_length` do,
-        `unexpected-body`, and `bad-frame` where the NUL is missing after a counted body."""
-        self._append(data)
-        while True:
-            if self._frame is None and self.version is not _V1_0:
-                yield from self._plain_frames()
-            frame = self._any_frame()
-            if frame is None:
-                self._forget()
-                return
-            yield frame
-
-    def _append(self, data: bytes) -> None:
-        kept = self._buffer
-        if len(kept) <= len(data):
-            # Slices of bytes cost half of those of a bytearray.
-            self._buffer = b"".join((kept, data)) if kept else bytes(data)
-            return
-        # Many small pieces of one large frame: joining them all each time would cost their square.
-        if not isinstance(kept, bytearray):
-            self._buffer = kept = bytearray(kept)
-        kept += data
-
-    def _forget(self) -> None:
-        """Drop what is decoded."""
-        if self._start:
-            if isinstance(self._buffer, bytearray):
-                del self._buffer[: self._start]
-            else:
-                self._buffer = self._buffer[self._start :]
-            self._start = 0
-
-    def _plain_frames(self) -> Iterator[Frame]:
-        """Those next frames that are whole and have nothing to unescape, to refuse or to drop. At the first other one
-        this ends and has changed nothing: the way through `_any_frame` alone says what is right, this one only is
-        several times as fast."""
-        buffer, limits, version = self._buffer, self._limits, self.version
-        size, most, few = len(buffer), self._plain_head_bytes, self._few_header_bytes
-        start = self._start
-        while True:
-            found = _PLAIN_HEAD.match(buffer, start, start + most)
-            if found is None:
-                return
-            command, head, length = found.groups()
-            start = found.end()
-            if len(head) > few and head.count(b"\n") > limits.header_count:
-                return
-            if not head.isascii() and not _is_utf8(head):
-                return
-            if length is not None:
-                end = start + int(length)
-                if end >= size or buffer[end]:
-                    return
-            elif start < size and not buffer[start]:
-                end = start
-            else:
-                end = buffer.find(0, start)
-                if end < 0:
-                    return
-            name = _COMMANDS.get(command) or command.decode()
-            if end == start:
-                body = b""
-            elif name in _MAY_HAVE_BODY and end - start <= limits.body_bytes:
-                body = bytes(buffer[start:end])
-            else:
-                return
-            self._start = start = end + 1
-            self._searched = 0
-            yield PlainFrame(name, bytes(head), body)
-            if self.version is not version or self._limits is not limits:
-                return
-
-    def _any_frame(self) -> Frame | None:
-        if self._frame is None and not self._read_head():
-            return None
-        frame = self._frame
-        body = self._read_body()
-        if frame is None or body is None:
-            return None
-        if frame.command in _MAY_HAVE_BODY:
-            frame.body = body
-        self._frame = None
-        return frame
-
-    def _read_head(self) -> bool:
-        start = _EOLS.match(self._buffer, self._start)
-        if start is not None:
-            self._start = start.end()
-        # The blank line may have begun up to three bytes before what is new.
-        match = HEAD_END.search(self._buffer, self._start + max(0, self._searched - 3))
-        size = (match.end() if match else len(self._buffer)) - self._start
-        if size > self._limits.head_bytes:
-            raise head_too_large(self._limits)
-        if match is None:
-            self._forget()
-            check_partial_head(self._buffer, self._limits)
-            self._searched = size
-            return False
-        block = bytes(self._buffer[self._start : match.start()])
-        self._frame = frame = decode_head(block, self.version, self._limits)
-        self._length = content_length(frame, self._limits)
-        refuse_body(frame.command, max(self._length, 0), self.version)
-        self._start = match.end()
-        self._searched = 0
-        return True
-
-    def _read_body(self) -> bytes | None:
-        buffer, start, length = self._buffer, self._start, self._length
-        held = len(buffer) - start
-        if length < 0:
-            end = buffer.find(0, start + self._searched)
-            size = held if end < 0 else end - start
-            if self._frame is not None:
-                # Before its end is known, or what may have no body could still make us hold a large one.
-                refuse_body(self._frame.command, size, self.version)
-            if size > self._limits.body_bytes:
-                raise body_too_large(size, self._limits)
-            if end < 0:
-                self._searched = size
-                return None
-            length = size
-        elif held <= length:
-            return None
-        elif buffer[start + length]:
-            raise missing_nul(length)
-        self._start = start + length + 1
-        self._searched = 0
-        return bytes(buffer[start : start + length])
-
-
-def _is_utf8(head: bytes | bytearray) -> bool:
-    try:
-        head.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 def check_partial_head(data: bytes | bytearray, limits: Limits) -> None:

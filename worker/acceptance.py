@@ -9,8 +9,8 @@ from common.errors import CloseReason, ErrorCode, StompError
 from worker.queues.letters import DONE, Outcome
 
 if TYPE_CHECKING:
+    from worker.assembly import Sent
     from worker.connection import Connection
-    from worker.ingest import Sent
     from worker.receipts import Ticket
 
 __all__ = ["Acceptance", "refuse"]

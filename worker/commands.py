@@ -18,8 +18,8 @@ from common.frame import Frame
 from common.negotiation import HeartBeat, Version, agree_heart_beat, negotiate, parse_heart_beat
 from common.selector import Selector
 from worker.acceptance import refuse
+from worker.assembly import Assembly
 from worker.backlog import Backlog
-from worker.ingest import Assembly
 from worker.queues.browsing import Browser, wants_to_browse
 from worker.queues.headers import Nack, durable_name, ends_durable, parse_feed, parse_nack, queue_subscription
 from worker.queues.letters import ADD, Outcome

@@ -18,12 +18,13 @@ from common.frame import Frame
 from common.log import Event, EventLog
 from common.temporary import TEMPORARY
 from worker.acceptance import Acceptance
+from worker.assembly import MessageIds, Sent
 from worker.backplane.interface import Backplane, Batch
 from worker.commands import COMMANDS, acknowledge
 from worker.connection import Connection
 from worker.deadlines import Deadlines
 from worker.flow import EVERYTHING, FlowControl
-from worker.ingest import Ingest, MessageIds, Sent
+from worker.ingest import Ingest
 from worker.inspection import Inspector
 from worker.journal import Journal
 from worker.queues.service import Queues

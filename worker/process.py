@@ -34,12 +34,12 @@ from common.messages import (
     Start,
 )
 from common.release import VERSION
+from worker.assembly import MessageIds
 from worker.backplane.interface import Member
 from worker.backplane.zeromq import ZmqBackplane
 from worker.connection import Connection
 from worker.control import ControlChannel
 from worker.core import Core
-from worker.ingest import MessageIds
 from worker.queues.service import Queues
 from worker.reports import Naming, Reports
 from worker.settings import ListenerSettings, Settings

@@ -22,7 +22,8 @@ from common.client.address import Address, parse_target
 from common.client.errors import AddressError, ConnectionClosed, ConnectionLost, ProtocolFault
 from common.client.limits import GENEROUS
 from common.client.streams import Stream, open_stream, pipe
-from common.codec import Decoder, Limits, encode
+from common.codec import Limits, encode
+from common.decoder import Decoder
 from common.errors import StompError
 from common.frame import Frame
 from common.negotiation import Version

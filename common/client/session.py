@@ -15,7 +15,8 @@ from common.client.beats import Beats
 from common.client.errors import BrokerError, ClientError, ConnectionLost, ProtocolFault
 from common.client.limits import GENEROUS
 from common.client.streams import Stream, open_stream
-from common.codec import Decoder, encode
+from common.codec import encode
+from common.decoder import Decoder
 from common.errors import StompError
 from common.frame import Frame
 from common.negotiation import Version, agree_heart_beat, negotiate, parse_heart_beat

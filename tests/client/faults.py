@@ -15,7 +15,8 @@ from typing import Any
 
 import uvloop
 
-from common.codec import Decoder, encode
+from common.codec import encode
+from common.decoder import Decoder
 from common.frame import Frame
 from common.negotiation import Version
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from common.codec import Decoder
+from common.decoder import Decoder
 from common.errors import StompError
 from common.negotiation import Version
 from tests.harness.corpus import Case, invalid_cases, valid_cases

@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from common.codec import Decoder, Limits, content_length, decode_head, encode, encode_headers, refuse_body
+from common.codec import Limits, content_length, decode_head, encode, encode_headers, refuse_body
+from common.decoder import Decoder
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.codec import Decoder, Limits, encode, escape, unescape
+from common.codec import Limits, encode, escape, unescape
+from common.decoder import Decoder
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version

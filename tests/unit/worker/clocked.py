@@ -15,10 +15,10 @@ from typing import Any, cast
 from common.config import Config
 from common.log import EventLog
 from tests.unit.worker.memory_store import MemoryStore
+from worker.assembly import MessageIds
 from worker.backplane.interface import Backplane, Batch
 from worker.connection import Connection
 from worker.core import Core
-from worker.ingest import MessageIds
 from worker.queues.service import Queues
 from worker.settings import Settings
 

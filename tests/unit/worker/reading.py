@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from common.codec import Decoder, Limits
+from common.codec import Limits
+from common.decoder import Decoder
 from common.errors import StompError
 from common.frame import Frame
 from common.negotiation import Version
+from worker.assembly import MessageIds, Sent
 from worker.backplane.interface import Batch
 from worker.connection import Connection
-from worker.ingest import Ingest, MessageIds, Sent
+from worker.ingest import Ingest
 from worker.routes import Route
 
 __all__ = ["FakeConnection", "Log", "Reader", "message", "messages"]

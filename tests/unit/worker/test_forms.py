@@ -14,10 +14,10 @@ from common.codec import Limits
 from common.errors import ErrorCode
 from common.negotiation import Version
 from tests.unit.worker.reading import Log, Reader
+from worker.assembly import Sent
 from worker.backplane.interface import Batch
 from worker.connection import Connection
 from worker.forms import Form, Forms
-from worker.ingest import Sent
 from worker.routes import Route, RouteCache, parse_send
 from worker.traits import Traits
 

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.codec import Decoder, Limits
+from common.codec import Limits
+from common.decoder import Decoder
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version
@@ -168,7 +169,7 @@ def test_more_messages_in_a_read_than_numbers_are_kept_for() -> None:
 
 
 def test_ids_of_other_workers_and_other_lives_differ() -> None:
-    from worker.ingest import MessageIds
+    from worker.assembly import MessageIds
 
     lives = [MessageIds(slot, boot, life) for slot in (0, 1, 11) for boot in ("a", "b") for life in (1, 11)]
     prefixes = [each.next_prefix() for each in lives for _ in range(300)]

@@ -15,8 +15,8 @@ from common.frame import Frame
 from common.negotiation import Version
 from common.selector import Selector
 from tests.unit.worker.test_router import FakeConnection, batch, router
+from worker.assembly import Assembly
 from worker.connection import Connection
-from worker.ingest import Assembly
 from worker.items import choose, read_headers
 from worker.router import Subscription
 from worker.routes import parse_send

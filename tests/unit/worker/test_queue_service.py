@@ -13,9 +13,9 @@ from common.config import Config
 from common.log import EventLog
 from tests.unit.worker.clocked import Client, LonelyBackplane, Loop, Worker
 from tests.unit.worker.memory_store import MemoryStore
+from worker.assembly import MessageIds
 from worker.backplane.interface import Backplane
 from worker.core import Core
-from worker.ingest import MessageIds
 from worker.queues.service import Queues
 from worker.settings import Settings
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from common.acknowledgement import AckMode
-from common.codec import Decoder
+from common.decoder import Decoder
 from common.frame import Frame
 from common.negotiation import Version
 from worker.backplane.interface import Backplane, Batch

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from common.client import frames
-from common.codec import Decoder, encode
+from common.codec import encode
+from common.decoder import Decoder
 from common.frame import CLIENT_COMMANDS, Frame
 from common.negotiation import Version
 

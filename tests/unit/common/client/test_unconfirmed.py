@@ -11,7 +11,7 @@ import pytest
 from common.client.errors import BrokerError, ConnectFailed, ConnectionLost, OutcomeUnknown
 from common.client.receipt import Receipt
 from common.client.unconfirmed import SEND_BYTES, OnLoss, Unconfirmed
-from common.codec import Decoder
+from common.decoder import Decoder
 from common.frame import Frame
 
 LOST = ConnectionLost("gone")
