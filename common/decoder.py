@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Any
 
 from common.codec import (
     HEAD_END,
@@ -109,13 +110,13 @@ class Decoder:
         """Those next frames that are whole and have nothing to unescape, to refuse or to drop. At the first other one
         this ends and has changed nothing: the way through `_any_frame` alone says what is right, this one only is
         several times as fast."""
-        buffer, limits, version = self._buffer, self._limits, self.version
+        limits, version = self._limits, self.version
+        buffer: Any = self._buffer
+        match, commands = _PLAIN_HEAD.match, _COMMANDS
         size, most, few = len(buffer), self._plain_head_bytes, self._few_header_bytes
+        is_bytes, body_bytes = isinstance(buffer, bytes), limits.body_bytes
         start = self._start
-        while True:
-            found = _PLAIN_HEAD.match(buffer, start, start + most)
-            if found is None:
-                return
+        while found := match(buffer, start, start + most):
             command, head, length = found.groups()
             start = found.end()
             if len(head) > few and head.count(b"\n") > limits.header_count:
@@ -132,16 +133,18 @@ class Decoder:
                 end = buffer.find(0, start)
                 if end < 0:
                     return
-            name = _COMMANDS.get(command) or command.decode()
+            name = commands.get(command) or command.decode()
             if end == start:
                 body = b""
-            elif name in MAY_HAVE_BODY and end - start <= limits.body_bytes:
-                body = bytes(buffer[start:end])
+            elif end - start <= body_bytes and name in MAY_HAVE_BODY:
+                body = buffer[start:end]
             else:
                 return
             self._start = start = end + 1
             self._searched = 0
-            yield PlainFrame(name, bytes(head), body)
+            if not is_bytes:
+                head, body = bytes(head), bytes(body)
+            yield PlainFrame(name, head, body)
             if self.version is not version or self._limits is not limits:
                 return
 

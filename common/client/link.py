@@ -77,6 +77,8 @@ class Link:
         self.incoming = Incoming(buffer_bytes, self._awaited)
         self.session: Session | None = None
         self._subscriptions: dict[str, Subscription] = {}
+        # The one that the last MESSAGE was for; the next one mostly is, too.
+        self._latest: Subscription | None = None
         self._next_address = 0
         self._ended: ClientError | None = None
         self._loss: asyncio.Future[tuple[Session, ClientError]] | None = None
@@ -291,6 +293,7 @@ class Link:
         if self._subscriptions.get(subscription.id) is not subscription:
             return False
         del self._subscriptions[subscription.id]
+        self._latest = None
         return True
 
     # --- of the session
@@ -303,9 +306,9 @@ class Link:
                 session.fail(BrokerError(frame))
         elif command == "MESSAGE":
             self._fruitful = True
-            subscription = self._subscriptions.get(frame.get("subscription") or "")
-            if subscription is None and session.version is Version.V1_0:
-                subscription = self._to(frame.get("destination"))
+            subscription = self._latest
+            if subscription is None or not frame.begins_with(subscription.mark):
+                subscription = self._latest = self._find(session, frame)
             if subscription is not None:
                 subscription.take(session, frame)
         elif command == "RECEIPT":
@@ -323,10 +326,15 @@ class Link:
             # The broker closes too (1.2 section ERROR), but not every broker does.
             session.fail(error)
 
-    def _to(self, destination: str | None) -> Subscription | None:
-        """The subscription a MESSAGE is for that does not say it, as servers of 1.0 may do."""
-        found = (each for each in self._subscriptions.values() if each.destination == destination)
-        return next(found, None)
+    def _find(self, session: Session, frame: Frame) -> Subscription | None:
+        """The subscription that a MESSAGE is for."""
+        subscription = self._subscriptions.get(frame.get("subscription") or "")
+        if subscription is None and session.version is Version.V1_0:
+            # Servers of 1.0 may not say it.
+            destination = frame.get("destination")
+            found = (each for each in self._subscriptions.values() if each.destination == destination)
+            subscription = next(found, None)
+        return subscription
 
     def on_lost(self, session: Session, error: ClientError) -> None:
         if session is not self.session:
@@ -400,4 +408,5 @@ class Link:
         for subscription in list(self._subscriptions.values()):
             subscription.end(error)
         self._subscriptions.clear()
+        self._latest = None
         self._wake()

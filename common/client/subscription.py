@@ -55,6 +55,8 @@ class Subscription:
         self.id = id
         self.ack = ack
         self.settled_up_to = 0
+        self.mark = b"\nsubscription:%b\n" % escape(id, Version.V1_2).encode()
+        """How the head of its MESSAGEs mostly begins; escaped, it is no beginning of a `PlainFrame`'s."""
         self._headers = headers
         self._on_message = on_message
         self._browse = browse

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from itertools import chain
+from contextlib import AsyncExitStack
+from itertools import chain, product
 from typing import Any
 
 import pytest
@@ -176,6 +177,35 @@ def test_a_callback_settles_by_how_it_ends(broker: Broker) -> None:
             assert [message.body for message in await received(client, name, 1)] == [b"end"]
         [report] = reports
         assert isinstance(report["exception"], ValueError)
+
+    asyncio.run(run())
+
+
+def test_each_message_goes_to_its_own_subscription(broker: Broker) -> None:
+    async def run() -> None:
+        async with on(broker) as client, AsyncExitStack() as stack:
+            made: list[Any] = []
+            for id in ("1", "11", "1:1", "1\nb:1", "1\\n1"):
+                made.append(await stack.enter_async_context(client.subscribe(queue(), id=id)))
+            for _ in range(2):
+                for first, second in product(made, made):
+                    # In one read, perhaps.
+                    await asyncio.gather(client.send(first.destination, b"a"), client.send(second.destination, b"b"))
+                    for subscription, body in ((first, b"a"), (second, b"b")):
+                        message = await anext(subscription)
+                        assert message.destination == subscription.destination
+                        assert first is second or message.body == body
+
+    asyncio.run(run())
+
+
+def test_an_id_that_is_used_again_is_the_new_subscriptions(broker: Broker) -> None:
+    async def run() -> None:
+        async with on(broker) as client:
+            for _ in range(3):
+                async with client.subscribe(queue(), id="same") as subscription:
+                    await client.send(subscription.destination, b"here")
+                    assert (await anext(subscription)).destination == subscription.destination
 
     asyncio.run(run())
 
