@@ -9,7 +9,6 @@ import asyncio
 from collections import deque
 from contextlib import suppress
 from enum import Enum
-from typing import NamedTuple
 
 from common.client.errors import ClientError, OutcomeUnknown
 from common.client.receipt import Receipt
@@ -35,15 +34,24 @@ class OnLoss(Enum):
     """Somebody makes another frame of it: a SUBSCRIBE for one. Its future is cancelled."""
 
 
-class _Awaited(NamedTuple):
+# A member of an enum takes longer to look up than all else that is done with it.
+_AGAIN, _FORGET = OnLoss.AGAIN, OnLoss.FORGET
+
+
+class _Awaited:
     """`frame` is as it is written where that is the same in every version. `size` is its share of the window in bytes,
     0 if it has none; `blind` how many SENDs without a receipt were written before it."""
 
-    frame: Frame | bytes
-    future: asyncio.Future[Receipt]
-    on_loss: OnLoss
-    size: int
-    blind: int
+    __slots__ = ("blind", "frame", "future", "on_loss", "size")
+
+    def __init__(
+        self, frame: Frame | bytes, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int, blind: int
+    ) -> None:
+        self.frame = frame
+        self.future = future
+        self.on_loss = on_loss
+        self.size = size
+        self.blind = blind
 
 
 class Unconfirmed:
@@ -99,7 +107,7 @@ class Unconfirmed:
             data = b"SEND\n%breceipt:%d\nidempotency-key:%b%d\ncontent-length:%d\n\n%b\0" % (
                 head, number, key, number, size, body
             )  # fmt: skip
-        self._remember(str(number), _Awaited(data, future, OnLoss.AGAIN, size + SEND_BYTES, self._blind))
+        self._remember(str(number), _Awaited(data, future, _AGAIN, size + SEND_BYTES, self._blind))
         return data
 
     def _remember(self, id: str, awaited: _Awaited) -> None:
@@ -166,12 +174,13 @@ class Unconfirmed:
         """A RECEIPT has come. One that nothing waits for is ignored. Returns whether it is of more than what each
         connection begins with."""
         awaited = self._take(frame.get("receipt-id") or "")
-        if awaited is not None:
-            if awaited.blind > self._proven:
-                self._proven = awaited.blind
-            if not awaited.future.done():
-                awaited.future.set_result(Receipt(frame))
-        return awaited is not None and awaited.on_loss is not OnLoss.FORGET
+        if awaited is None:
+            return False
+        if awaited.blind > self._proven:
+            self._proven = awaited.blind
+        if not awaited.future.done():
+            awaited.future.set_result(Receipt(frame))
+        return awaited.on_loss is not _FORGET
 
     def refuse(self, receipt_id: str | None, error: ClientError) -> bool:
         """The broker has refused this frame; without an id the only one there is. Returns whether there was one."""
