@@ -43,6 +43,8 @@ class StompMan:
             heartbeat=heartbeat or stompman.Heartbeat(0, 0),
             on_error_frame=self.errors.append,
             connection_class=Remembering,
+            # What a test does next relies on what that RECEIPT says.
+            disconnect_confirmation_timeout=int(TIMEOUT),
             **options,
         )
 
