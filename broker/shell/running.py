@@ -32,7 +32,7 @@ def run_command(work: Coroutine[Any, Any, int], *, endless: bool = False) -> int
     try:
         return asyncio.run(_until_signal(work))
     except _Signalled as stopped:
-        return ExitCode.OK if endless else 128 + stopped.number
+        return ExitCode.OK if endless else ExitCode(128 + stopped.number)
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except CommandFailed as error:
