@@ -281,7 +281,8 @@ def test_each_transaction_is_what_it_said_it_is(mortal: Mortal) -> None:
                     async with asyncio.TaskGroup() as group:
                         for sender in range(4):
                             group.create_task(trade(await senders.enter_async_context(client_of(proxy)), sender))
-                        await storm.rage(count)
+                        # Of both kinds, however slowly it goes.
+                        await storm.rage(count, lambda: {"there", "not there"} <= set(fates.values()))
                         over.set()
                     client = await senders.enter_async_context(client_of(proxy))
                     for name, mark in zip(queues, sorted(marks), strict=True):
@@ -336,11 +337,12 @@ def test_requests_get_their_own_reply_or_are_told(mortal: Mortal) -> None:
                 async with asyncio.TaskGroup() as group:
                     for number in range(3):
                         group.create_task(ask(client, number))
-                    await storm.rage(count, lambda: fates["OutcomeUnknown"] > 0)
+                    await storm.rage(count, lambda: fates["OutcomeUnknown"] > 0 and fates["answered"] > 0)
                     over.set()
+                # The storm's last cut may not have been noticed. What is confirmed since has gone another way.
+                await client.send(f"{name}.calm", b"")
                 reply = await client.request(name, "abc")
                 assert reply.text == "cba"
-        assert fates["answered"] > 0
 
     stormy(main)
 
