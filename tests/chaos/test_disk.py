@@ -9,6 +9,7 @@ import os
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def numbers(messages: list[Frame]) -> list[int]:
 
 def has_room(mortal: Mortal, queue: str, each: int) -> None:
     """Send until it is taken again: room is found by a retry, which nobody announces."""
-    for _ in range(200):
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
         with connect(mortal) as wire:
             answer = send(wire, queue, each)
             if answer.command == "RECEIPT":
@@ -310,7 +312,10 @@ def test_damage_in_the_middle_costs_no_other_message() -> None:
                         assert number(message) > last
                         last = number(message)
                         wire.frame("ACK", wire.acknowledgement(message))
-            assert [e for e in damaged.events() if e["level"] == "error"], "the damage was not mentioned"
+            # Its log comes by another pipe.
+            damaged._wait(
+                lambda: any(event["level"] == "error" for event in damaged.events()), PATIENCE, "a word on the damage"
+            )
             damaged.check_log()
         finally:
             damaged.discard()
