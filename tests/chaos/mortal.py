@@ -37,12 +37,24 @@ CONFIG: dict[str, Any] = {
 
 def free_port() -> int:
     """A port nobody listens at, and none that the kernel gives to a connection while the broker is away."""
+    with _reserved_port() as held:
+        return int(held.getsockname()[1])
+
+
+def _reserved_port() -> socket.socket:
+    """Bound to such a port: until it is closed no other test finds that free, and a broker may listen there."""
     pick = random.Random(os.getpid() ^ int.from_bytes(os.urandom(4)))
     while True:
-        port = pick.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        held = socket.socket()
+        try:
+            held.bind(("127.0.0.1", pick.randrange(20_000, 32_000)))
+        except OSError:
+            held.close()
+            continue
+        # Not before: it would go along with that of another.
+        for option in (socket.SO_REUSEADDR, socket.SO_REUSEPORT):
+            held.setsockopt(socket.SOL_SOCKET, option, 1)
+        return held
 
 
 class Mortal:
@@ -60,7 +72,8 @@ class Mortal:
         self.workers = workers
         self._environment = environment
         self.config: dict[str, Any] = CONFIG | dict(config or {})
-        self.address = ("127.0.0.1", free_port())
+        self._port = _reserved_port()
+        self.address = ("127.0.0.1", int(self._port.getsockname()[1]))
         self._own = None if data_dir is not None else Path(tempfile.mkdtemp(prefix="stampede-chaos-"))
         self.data_dir = data_dir if data_dir is not None else self._own / "data"  # type: ignore[operator]
         self.broker = self._make()
@@ -94,6 +107,7 @@ class Mortal:
         finally:
             for broker in [self.broker, *self._graves]:
                 broker.discard()
+            self._port.close()
             if self._own is not None:
                 shutil.rmtree(self._own, ignore_errors=True)
 
