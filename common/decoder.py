@@ -26,6 +26,7 @@ __all__ = ["Decoder"]
 
 _EOLS = re.compile(rb"[\r\n]+")
 _COMMANDS = {name.encode(): name for name in (*CLIENT_COMMANDS, *SERVER_COMMANDS)}
+_WITH_BODY = {name.encode(): name for name in MAY_HAVE_BODY}
 _V1_0 = Version.V1_0
 _PLAIN_HEAD_BYTES = 2048
 _PLAIN_LINES = rb"(?:\n(?!content-length:)[^:\n\r\\\0]+:[^\n\r\\\0]*)*+"
@@ -112,7 +113,7 @@ class Decoder:
         several times as fast."""
         limits, version = self._limits, self.version
         buffer: Any = self._buffer
-        match, commands = _PLAIN_HEAD.match, _COMMANDS
+        match, with_body = _PLAIN_HEAD.match, _WITH_BODY
         size, most, few = len(buffer), self._plain_head_bytes, self._few_header_bytes
         is_bytes, body_bytes = isinstance(buffer, bytes), limits.body_bytes
         start = self._start
@@ -133,13 +134,14 @@ class Decoder:
                 end = buffer.find(0, start)
                 if end < 0:
                     return
-            name = commands.get(command) or command.decode()
-            if end == start:
-                body = b""
-            elif end - start <= body_bytes and name in MAY_HAVE_BODY:
+            if end > start:
+                name = with_body.get(command)
+                if name is None or end - start > body_bytes:
+                    return
                 body = buffer[start:end]
             else:
-                return
+                name = _COMMANDS.get(command) or command.decode()
+                body = b""
             self._start = start = end + 1
             self._searched = 0
             if not is_bytes:

@@ -35,10 +35,6 @@ class Frame:
                 return value
         return None
 
-    def begins_with(self, lines: bytes) -> bool:
-        """Whether these are its first header lines; False also where it is dearer to tell."""
-        return False
-
 
 class PlainFrame(Frame):
     """A frame as it was received, whose headers are decoded when they are asked for: most of them never are.
@@ -64,9 +60,6 @@ class PlainFrame(Frame):
     @headers.setter
     def headers(self, headers: list[tuple[str, str]]) -> None:
         self._decoded = headers
-
-    def begins_with(self, lines: bytes) -> bool:
-        return self.head.startswith(lines)
 
     def get(self, name: str) -> str | None:
         if self._decoded is not None:

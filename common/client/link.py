@@ -25,7 +25,7 @@ from common.client.session import Session
 from common.client.unconfirmed import OnLoss, Unconfirmed
 from common.codec import encode_headers
 from common.errors import ErrorCode
-from common.frame import Frame
+from common.frame import Frame, PlainFrame
 from common.negotiation import Version
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ class Link:
         elif command == "MESSAGE":
             self._fruitful = True
             subscription = self._latest
-            if subscription is None or not frame.begins_with(subscription.mark):
+            if subscription is None or type(frame) is not PlainFrame or not frame.head.startswith(subscription.mark):
                 subscription = self._latest = self._find(session, frame)
             if subscription is not None:
                 subscription.take(session, frame)

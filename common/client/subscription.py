@@ -51,9 +51,11 @@ class Subscription:
     ) -> None:
         self.client = client
         self._link = link
+        self._incoming = link.incoming
         self.destination = destination
         self.id = id
         self.ack = ack
+        self._is_auto = ack == "auto"
         self.settled_up_to = 0
         self.mark = b"\nsubscription:%b\n" % escape(id, Version.V1_2).encode()
         """How the head of its MESSAGEs mostly begins; escaped, it is no beginning of a `PlainFrame`'s."""
@@ -160,7 +162,7 @@ class Subscription:
         """The connection is gone. What was received with `ack:auto` is still there; anything else comes again."""
         if self._browse:
             self._leave(ConnectionLost(f"the browsing of {self.destination} ended early: {error}"))
-        elif self.ack != "auto":
+        elif not self._is_auto:
             self._drop_buffer()
 
     def end(self, error: ClientError | None) -> None:
@@ -172,7 +174,7 @@ class Subscription:
         made = self._made
         if made is not None and not made.done():
             made.set_exception(error or ClientError(f"{self!r} was stopped before it was made"))
-        if error is None or self.ack != "auto":
+        if error is None or not self._is_auto:
             self._drop_buffer()
         for waiter in self._waiters:
             if not waiter.done():
@@ -180,7 +182,7 @@ class Subscription:
         self._waiters.clear()
 
     def _drop_buffer(self) -> None:
-        incoming = self._link.incoming
+        incoming = self._incoming
         incoming.held -= sum(len(message.frame.body) + MESSAGE_BYTES for message in self._buffer)
         incoming.look()
         self._buffer.clear()
@@ -196,8 +198,8 @@ class Subscription:
             self._link.unsubscribe(self)
         else:
             self._received = number = self._received + 1
-            self._buffer.append(Message(frame, self, session, number, self.ack == "auto"))
-            incoming = self._link.incoming
+            self._buffer.append(Message(frame, self, session, number, self._is_auto))
+            incoming = self._incoming
             incoming.held += len(frame.body) + MESSAGE_BYTES
             if incoming.held > incoming.most:
                 incoming.over()
@@ -236,7 +238,7 @@ class Subscription:
                     self._waiters.remove(waiter)
                 raise
         message = self._buffer.popleft()
-        incoming = self._link.incoming
+        incoming = self._incoming
         incoming.held -= len(message.frame.body) + MESSAGE_BYTES
         if incoming.paused:
             incoming.look()
@@ -310,7 +312,7 @@ class Subscription:
         session = message.session
         lost = session.loss is not None
         if message.settled_alone or (message.settled and not lost):
-            by = "it is ack:auto" if self.ack == "auto" else "it had an ACK or NACK"
+            by = "it is ack:auto" if self._is_auto else "it had an ACK or NACK"
             raise AlreadySettled(f"{command} of {message!r}: {by}")
         if self._ended:
             raise StaleDelivery(f"{command} of {message!r}, whose subscription is over: it was given back")
