@@ -30,12 +30,26 @@ _PATIENCE = 20.0
 
 OTHER = "other"
 _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("parsing", ("worker/ingest", "worker/routes", "common/codec", "common/frame", "common/destination")),
+    (
+        "parsing",
+        (
+            "worker/ingest",
+            "worker/assembly",
+            "worker/routes",
+            "worker/forms",
+            "common/codec",
+            "common/frame",
+            "common/destination",
+        ),
+    ),
     ("queue", ("worker/queues",)),
     ("backplane", ("worker/backplane",)),
     ("store", ("worker/store",)),
     ("sessions", ("worker/commands", "worker/acceptance", "worker/receipts", "worker/transactions")),
-    ("routing, writing", ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow")),
+    (
+        "routing, writing",
+        ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow", "worker/deadlines"),
+    ),
     ("event loop", ("worker/__main__", "worker/process")),
 )
 PARTS = (*(part for part, _ in _PREFIXES), OTHER)
