@@ -59,6 +59,20 @@ class Batch:
         self.drop: int | None = None
         """The queue to be dropped after all else."""
 
+    @property
+    def is_usual(self) -> bool:
+        """Whether it has nothing but messages, what is told of them, depths, queues and marks."""
+        return not (
+            self.keys
+            or self.forget_keys
+            or self.retained
+            or self.parks
+            or self.unparks
+            or self.transactions
+            or self.finished
+            or self.drop is not None
+        )
+
     def add(self, unit: Unit) -> None:
         """Take in the messages and depths of `unit`, not its changes."""
         if unit.inserts:

@@ -230,10 +230,7 @@ class Writer:
         began = time.perf_counter_ns()
         elided = sum([batch.elide() for batch in batches])
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            for batch in batches:
-                self._statements.run(batch)
-            self._connection.execute("COMMIT")
+            self._statements.commit(batches)
         except apsw.Error as error:
             hopeless = isinstance(error, _HOPELESS)
             return self._failed(_Hopeless(str(error)) if hopeless else failure(self._connection, error))
@@ -251,7 +248,6 @@ class Writer:
         self.counters.failures += 1
         self._disk_error = error
         self._failed_at = time.monotonic()
-        self._statements.rolled_back()
         if self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")

@@ -145,9 +145,7 @@ class _Target:
             unit.changes.append(PutQueue(queue.number, queue.name, queue.counter + 1, queue.delivered, queue.options))
         unit.changes.append(Forget(IMPORT_MARK) if mark is None else Mark(IMPORT_MARK, mark))
         try:
-            with self._connection:
-                for batch in split([unit]):
-                    self._statements.run(batch)
+            self._statements.commit(list(split([unit])))
         except apsw.Error as error:
             raise failure(self._connection, error) from error
         self.mark = mark

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import apsw
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from worker.store.batch import runs
-from worker.store.statements import _BIAS, _COLUMN, _MIDDLE, _column, _integers
+from worker.store.statements import _COLUMN, _column, _integers
 
 KEYS = st.one_of(st.sets(st.integers(1, 40), max_size=40), st.sets(st.integers(1, (1 << 63) - 1), max_size=20)).map(
     sorted
@@ -49,18 +48,13 @@ def test_a_long_run_costs_few_looks() -> None:
     assert keys.looks < 50
 
 
-@pytest.mark.parametrize(
-    ("bias", "minus", "bounds"),
-    [(_BIAS, 0, st.integers(0, (1 << 63) - 1)), (_BIAS + _MIDDLE, _MIDDLE, st.integers(-(1 << 61), 1 << 61))],
-)
-def test_numbers_come_out_of_a_column_as_they_went_in(bias: int, minus: int, bounds: st.SearchStrategy[int]) -> None:
+def test_numbers_come_out_of_a_column_as_they_went_in() -> None:
     connection = apsw.Connection(":memory:")
 
-    @given(st.lists(bounds, min_size=1, max_size=20))
+    @given(st.lists(st.integers(0, (1 << 63) - 1), min_size=1, max_size=20))
     def check(values: list[int]) -> None:
         rows = connection.execute(
-            f"SELECT {_COLUMN.format(blob='?2')} - {minus} FROM carray(?1) a",
-            (_integers(values), _column(values, bias)),
+            f"SELECT {_COLUMN.format(blob='?2')} FROM carray(?1) a", (_integers(values), _column(values))
         )
         assert [value for (value,) in rows] == values
 

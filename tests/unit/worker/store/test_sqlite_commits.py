@@ -15,6 +15,7 @@ import pytest
 from tests.unit.worker.store.harness import BIG, SqliteOpened, key, run
 from worker.store.batch import Batch
 from worker.store.interface import Mark, Park, PutKey, PutKeys, PutQueue, SetCount, SetExpiry, StoreError, Unit
+from worker.store.statements import _INPUTS
 
 Open = Callable[..., SqliteOpened]
 
@@ -28,14 +29,14 @@ def statements(s: SqliteOpened) -> Any:
 def held(s: SqliteOpened, monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
     """The writer stands in the midst of its next commit until the end of the block; set once it stands there."""
     reached, go = threading.Event(), threading.Event()
-    original = statements(s).run
+    original = statements(s).commit
 
-    def wait(batch: Batch) -> None:
+    def wait(batches: list[Batch]) -> None:
         reached.set()
         go.wait()
-        original(batch)
+        original(batches)
 
-    monkeypatch.setattr(statements(s), "run", wait)
+    monkeypatch.setattr(statements(s), "commit", wait)
     try:
         yield reached
     finally:
@@ -82,8 +83,8 @@ def test_what_comes_and_goes_within_a_group_is_never_written(sqlite: Open, monke
         async with sqlite() as s:
             with held(s, monkeypatch) as reached:
                 await in_commit(s, reached)
-                original = statements(s).run
-                monkeypatch.setattr(statements(s), "run", lambda batch: (seen.append(batch), original(batch)))
+                original = statements(s).commit
+                monkeypatch.setattr(statements(s), "commit", lambda found: (seen.extend(found), original(found)))
                 for n in range(2, 100):
                     s.store.write(Unit(inserts=[(key(n), b"x")], changes=[SetExpiry(key(n), 1), SetCount(key(n), 1)]))
                 for n in range(2, 99):
@@ -100,70 +101,69 @@ def test_what_comes_and_goes_within_a_group_is_never_written(sqlite: Open, monke
 
 def test_only_the_last_state_of_a_thing_is_written(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        executed: list[tuple[str, Any]] = []
         async with sqlite() as s:
             with held(s, monkeypatch) as reached:
                 await in_commit(s, reached)
                 for n in range(100):
                     changes = [Mark("o", n), PutQueue(5, "/queue/a", n, 0)]
                     last = s.begin(Unit(depths=[(5, 1, 10), (6, 1, 1), (6, -1, -1)], changes=[*changes]))
-                s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append((sql, bound))) or True
+                executed = traced(s)
+                assert not executed
             assert await last is None
-            s.store._connections[0].exec_trace = None
-            written = [sql.split(" (")[0] for sql, _ in executed if "INSERT" in sql and "INTO message" not in sql]
-            assert sorted(sql[:27].strip() for sql in written) == [
-                "INSERT INTO depth SELECT a.",
-                "INSERT OR REPLACE INTO mark",
-                "INSERT OR REPLACE INTO queu",
+            _, (_, bound) = executed
+            assert [json.loads(bound[_INPUTS.index(name)]) for name in ("depths", "queues", "marks")] == [
+                [[5, 100, 1000]],
+                [[5, "/queue/a", 99, 0, ""]],
+                [["o", 99]],
             ]
 
     run(main)
 
 
-def test_plain_deletes_pay_for_nothing_that_was_not_told(sqlite: Open) -> None:
+def traced(s: SqliteOpened) -> list[tuple[str, Any]]:
+    """What the writer executes from now on, with its bindings."""
+    executed: list[tuple[str, Any]] = []
+    s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append((sql, bound))) or True
+    return executed
+
+
+def test_a_commit_is_one_statement_whatever_its_size(sqlite: Open) -> None:
     async def main() -> None:
-        executed: list[str] = []
         async with sqlite() as s:
-
-            async def deletes_of(number: int) -> list[str]:
-                executed.clear()
-                s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append(sql)) or True
-                await s.write(deletes=[key(number)])
-                s.store._connections[0].exec_trace = None
-                return [sql.split()[2] for sql in executed if sql.startswith("DELETE")]
-
-            await s.write(inserts=[(key(n), b"x") for n in range(1, 9)])
-            assert await deletes_of(1) == ["message"]
-            await s.write(changes=[SetCount(key(2), 1)])
-            assert await deletes_of(3) == ["message", "delivery"]
-            assert await deletes_of(2) == ["message", "delivery"]
-            assert await deletes_of(4) == ["message"]
-            await s.write(changes=[SetExpiry(key(5), 1)])
-        async with await s.reopened() as s:
-            assert await deletes_of(6) == ["message", "expiry"]
+            executed = traced(s)
+            near, far = list(range(key(1), key(1000))), list(range(key(2000), key(9000), 7))
+            await s.write(inserts=[(number, b"x") for number in (*near, *far)])
+            changes = [Mark("o", 1), PutQueue(5, "/queue/a", 1, 0), *(SetCount(number, 1) for number in far)]
+            depths = [(number, 1, 1) for number in range(1000)]
+            await s.write(changes=[*changes, *(SetExpiry(number, 1) for number in far)], depths=depths)
+            await s.write(deletes=near)
+            await s.write(deletes=far)
+            assert len(executed) == 4
+            assert await s.page() == []
+            # What is rarer has statements of its own, within one transaction.
+            executed.clear()
+            await s.write(inserts=[(key(1), b"x")], changes=[Park(1, 1, "/queue/a", b"x")])
+            assert [sql.split()[0] for sql, _ in executed] == ["BEGIN", "INSERT", "INSERT", "COMMIT"]
 
     run(main)
 
 
-def test_a_batch_is_one_statement_whatever_its_size(sqlite: Open) -> None:
+@pytest.mark.parametrize("gaps", range(7))
+def test_any_number_of_gaps_between_keys_is_stored_and_deleted_alike(gaps: int, sqlite: Open) -> None:
     async def main() -> None:
-        executed: list[str] = []
         async with sqlite() as s:
-
-            async def statements_of(**unit: Any) -> list[str]:
-                executed.clear()
-                s.store._connections[0].exec_trace = lambda _, sql, bound: bool(executed.append(sql)) or True
-                await s.write(**unit)
-                s.store._connections[0].exec_trace = None
-                return executed[1:-1]
-
-            near, far = list(range(key(1), key(1000))), list(range(key(2000), key(9000), 7))
-            assert len(await statements_of(inserts=[(number, b"x") for number in near])) == 1
-            assert len(await statements_of(inserts=[(number, b"x") for number in far])) == 1
-            assert await statements_of(deletes=near) == ["DELETE FROM message WHERE key BETWEEN ? AND ?"]
-            assert await statements_of(deletes=far) == ["DELETE FROM message WHERE key IN carray(?)"]
-            assert len(await statements_of(depths=[(number, 1, 1) for number in range(1000)])) == 1
-            assert await s.page() == []
+            wanted = [key(n * 100 + place) for n in range(gaps + 1) for place in range(1 + n)]
+            others = [key(n * 100 + 50) for n in range(gaps + 1)]
+            rows = sorted((number, b"%d" % number) for number in (*wanted, *others))
+            told = [change for number in wanted for change in (SetCount(number, number), SetExpiry(number, number))]
+            await s.write(inserts=rows, changes=[*told, SetCount(others[0], 3), SetExpiry(others[0], 4)])
+            assert await s.page() == [
+                (number, frame, number if number in wanted else 3 if number == others[0] else 0)
+                for number, frame in rows
+            ]
+            await s.write(deletes=wanted)
+            assert await s.page() == [(number, b"%d" % number, 3 * (number == others[0])) for number in others]
+            assert await s.expired(1 << 62) == [others[0]]
 
     run(main)
 
@@ -172,16 +172,18 @@ def test_a_batch_is_one_statement_whatever_its_size(sqlite: Open) -> None:
 
 
 def failing(s: SqliteOpened, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]) -> list[bool]:
-    """Commits raise `error` after their statements while the returned list is not empty; each takes one off."""
+    """Commits raise `error` as their last step while the returned list is not empty."""
     faults = [True]
-    original = statements(s).run
+    original = statements(s).commit
 
-    def run_and_fail(batch: Batch) -> None:
-        original(batch)
+    def commit(batches: list[Batch]) -> None:
         if faults:
+            s.store._connections[0].execute("BEGIN IMMEDIATE")
+            original(batches)
             raise error("injected")
+        original(batches)
 
-    monkeypatch.setattr(statements(s), "run", run_and_fail)
+    monkeypatch.setattr(statements(s), "commit", commit)
     return faults
 
 
@@ -341,14 +343,14 @@ def test_room_is_kept_for_what_must_leave_a_full_disk(sqlite: Open, monkeypatch:
             reserve = s.directory / "store.db.reserve"
             assert reserve.stat().st_blocks * 512 >= 8 << 20
             await s.write(inserts=[(key(n), b"x") for n in (1, 2, 3)])
-            original = statements(s).run
+            original = statements(s).commit
 
-            def full(batch: Batch) -> None:
-                original(batch)
+            def full(batches: list[Batch]) -> None:
                 if reserve.exists():
                     raise apsw.FullError
+                original(batches)
 
-            monkeypatch.setattr(statements(s), "run", full)
+            monkeypatch.setattr(statements(s), "commit", full)
             monkeypatch.setattr("worker.store.reserve.os.posix_fallocate", no_room)
             with pytest.raises(StoreError):
                 await s.write(inserts=[(key(8), b"x")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ import apsw
 import pytest
 
 from tests.unit.worker.store.harness import SqliteOpened, key, run
-from worker.store import reader
+from worker.store import reader, statements
 from worker.store.interface import PutQueue, SetExpiry
 
 Open = Callable[..., SqliteOpened]
@@ -71,14 +72,14 @@ def test_no_statement_looks_through_a_table(tmp_path: Path, sqlite: Open) -> Non
     run(main)
     connection = apsw.Connection(str(tmp_path / "store.db"))
     numbers = apsw.carray(array("q", [1]))
+    steps = [step for *_, each in statements._TRIGGERS for step in each]
     for statement, bindings in (
         (reader._SIZES, (1, 2, 3)),
         (reader._PAGE, (1, 2)),
         (reader._FETCH, (numbers,)),
         (reader._FETCH_SIZES, (numbers,)),
         (reader._EXPIRED, (1, 2)),
-        ("DELETE FROM message WHERE key IN carray(?)", (numbers,)),
-        ("DELETE FROM message WHERE key BETWEEN ? AND ?", (1, 2)),
+        *((re.sub(r"NEW\.\w+", "1", step), ()) for step in steps if step.startswith("DELETE") and "json" not in step),
         ("DELETE FROM seen WHERE at < ?", (1,)),
     ):
         plan = [str(row[3]) for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", bindings)]

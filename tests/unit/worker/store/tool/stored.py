@@ -32,9 +32,7 @@ def put(directory: Path, slot: int, *units: Unit) -> None:
     connection = apsw.Connection(str(path))
     prepare(connection, str(path))
     statements = Statements(connection)
-    with connection:
-        for batch in split(list(units)):
-            statements.run(batch)
+    statements.commit(list(split(list(units))))
     connection.close()
 
 
