@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from common.codec import escape
 from common.errors import CloseReason, ErrorCode, StompError
 from worker.queues.letters import DONE, Outcome
 
@@ -14,6 +13,10 @@ if TYPE_CHECKING:
     from worker.receipts import Ticket
 
 __all__ = ["Acceptance", "refuse"]
+
+_RECEIPT = b"RECEIPT\nreceipt-id:%b\nmessage-id:%b\nrouted:%d\n%b\n\0"
+_TAKEN = b"RECEIPT\nreceipt-id:%b\n\n\0"
+"""For a SEND that waits for its COMMIT."""
 
 
 class Acceptance:
@@ -54,34 +57,41 @@ class Acceptance:
             self._ticket.release()
 
     def _write(self) -> None:
-        connection = self._connection
-        version = connection.version
-        if connection.closing or version is None:
+        if self._connection.closing:
             return
+        if self._outcomes:
+            self._write_each()
+            return
+        routed = self._routed.get
+        self._send(
+            [
+                _RECEIPT % (receipt, message_id, routed(destination, 0), b"") if destination else _TAKEN % receipt
+                for receipt, destination, _, message_id in self._sent
+            ]
+        )
+
+    def _write_each(self) -> None:
+        """Where not all went as it mostly does."""
         frames = []
         for receipt, destination, place, message_id in self._sent:
-            name = escape(receipt, version).encode()
             if not destination:
-                frames.append(b"RECEIPT\nreceipt-id:%b\n\n\0" % name)
+                frames.append(_TAKEN % receipt)
                 continue
             outcome = self._outcomes.get(destination)
             again = b""
             if outcome is not None:
                 if outcome.refused is not None and place >= outcome.place:
                     self._send(frames)
-                    refuse(connection, outcome, b"\nreceipt:" + name)
+                    refuse(self._connection, outcome, b"\nreceipt:" + receipt)
                     return
                 if outcome.duplicates and place in outcome.duplicates:
                     message_id = outcome.duplicates[place]
                     again = b"duplicate:true\n"
-            routed = self._routed.get(destination, 0)
-            frames.append(
-                b"RECEIPT\nreceipt-id:%b\nmessage-id:%b\nrouted:%d\n%b\n\0" % (name, message_id, routed, again)
-            )
+            frames.append(_RECEIPT % (receipt, message_id, self._routed.get(destination, 0), again))
         self._send(frames)
         for outcome in self._outcomes.values():
             if outcome.refused is not None:
-                refuse(connection, outcome)
+                refuse(self._connection, outcome)
 
     def _send(self, frames: list[bytes]) -> None:
         if frames:

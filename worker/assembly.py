@@ -11,10 +11,10 @@ __all__ = ["Assembly", "MessageIds", "Sent"]
 
 
 class Sent(NamedTuple):
-    """A SEND that asked for a RECEIPT: `place` in the batch of its destination. Without a destination it waits for its
-    COMMIT, and only the frame was taken."""
+    """A SEND that asked for a RECEIPT: `receipt` as the client's version writes it, `place` in the batch of its
+    destination. Without a destination it waits for its COMMIT, and only the frame was taken."""
 
-    receipt: str
+    receipt: bytes
     destination: bytes = b""
     place: int = 0
     message_id: bytes = b""
@@ -44,7 +44,7 @@ class Assembly:
         self.count = 0
         self.batches: dict[bytes, Batch] = {}
 
-    def sent(self, receipt: str, destination: bytes) -> Sent:
+    def sent(self, receipt: bytes, destination: bytes) -> Sent:
         """The message that was added last, which asked for `receipt`."""
         place = len(self.batches[destination].items) - 1
         return Sent(receipt, destination, place, b"%b%d" % (self.prefix, self.count - 1))
@@ -59,7 +59,7 @@ class Assembly:
     def add(self, route: Route, body: bytes) -> None:
         """Add one message of any route; `body` ends with NUL."""
         # A simple route may have no other attributes.
-        traits = None if route.simple else route.traits
+        traits, key = (None, None) if route.simple else (route.traits, route.key)
         batch = self.batches.get(route.destination)
         if batch is None:
             batch = self.batches[route.destination] = Batch(self.prefix, [])
@@ -74,6 +74,10 @@ class Assembly:
             if batch.traits is None:
                 batch.traits = {}
             batch.traits[len(batch.items)] = traits
+        if key is not None:
+            if batch.keys is None:
+                batch.keys = {}
+            batch.keys[len(batch.items)] = key
         if tails is not None and batch.by_version is None:
             batch.by_version = (batch.items.copy(), batch.items.copy(), batch.items)
         if batch.by_version is None:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from common.errors import StompError
-from worker.traits import KEY_BYTES, PLAIN, Traits
+from worker.traits import KEY_BYTES
 
 if TYPE_CHECKING:
     from worker.routes import Route
@@ -35,7 +35,7 @@ class Form:
     """What such blocks have in common: all that a route says (`worker.routes`) but for the receipt and the key, and
     always with a counted body, one tail for every version and no transaction.
 
-    The tail is `before`, the key and `after`; all is in `before` if there is no key. `traits` are those without it.
+    The tail is `before`, the key and `after`; all is in `before` if there is no key.
     """
 
     __slots__ = ("after", "before", "destination", "length", "traits")
@@ -45,15 +45,7 @@ class Form:
         self.length = route.length
         self.before = before
         self.after = after
-        traits = None if route.simple else route.traits
-        if traits is not None and traits.idempotency_key is not None:
-            traits = traits._replace(idempotency_key=None)
-            traits = None if traits == PLAIN else traits
-        self.traits = traits
-
-    def traits_with(self, key: str) -> Traits:
-        """The traits of one of them."""
-        return Traits(idempotency_key=key) if self.traits is None else self.traits._replace(idempotency_key=key)
+        self.traits = None if route.simple else route.traits
 
 
 class Forms:
@@ -145,7 +137,7 @@ class Forms:
             return None
         if key is None:
             return Form(route, route.tail, b"")
-        if route.traits is None or route.traits.idempotency_key != key.decode():
+        if route.key != key:
             return None
         # A line that starts so has that name: names are escaped in a tail, and the first counts here as it did there.
         at = route.tail.index(_KEY) + _KEY_SIZE

@@ -17,6 +17,7 @@ from common.codec import (
     check_partial_head,
     content_length,
     decode_head,
+    escape,
     head_too_large,
     missing_nul,
     refuse_body,
@@ -239,11 +240,11 @@ class Ingest:
                 self._handlers.transacted_send(connection, route, body)
                 head = None
                 if route.receipt is not None:
-                    receipts.append(Sent(route.receipt))
+                    receipts.append(Sent(_receipt(connection, route.receipt)))
                 continue
             assembly.add(route, body)
             if route.receipt is not None:
-                receipts.append(assembly.sent(route.receipt, route.destination))
+                receipts.append(assembly.sent(_receipt(connection, route.receipt), route.destination))
 
     def _formed(
         self, cache: RouteCache, head: bytes, data: bytes, body_at: int, assembly: Assembly, receipts: list[Sent]
@@ -268,20 +269,19 @@ class Ingest:
         number = b"%d" % assembly.count
         assembly.count += 1
         end += 1
+        if form.traits is not None:
+            if batch.traits is None:
+                batch.traits = {}
+            batch.traits[place] = form.traits
         if key is not None:
-            traits = batch.traits
-            if traits is None:
-                traits = batch.traits = {}
-            traits[place] = form.traits_with(key.decode())
+            if batch.keys is None:
+                batch.keys = {}
+            batch.keys[place] = key
             items.append(b"".join((number, form.before, key, form.after, data[body_at:end])))
         else:
-            if form.traits is not None:
-                if batch.traits is None:
-                    batch.traits = {}
-                batch.traits[place] = form.traits
             items.append(number + form.before + data[body_at:end])
         if receipt is not None:
-            receipts.append(Sent(receipt.decode(), destination, place, assembly.prefix + number))
+            receipts.append(Sent(receipt, destination, place, assembly.prefix + number))
         return end
 
     def _cache_of(self, connection: Connection) -> tuple[RouteCache | None, dict[bytes, Route]]:
@@ -361,6 +361,11 @@ class Ingest:
             return None
         connection.partial = None
         return bytes(partial)
+
+
+def _receipt(connection: Connection, receipt: str) -> bytes:
+    version = Version.V1_2 if connection.version is None else connection.version
+    return escape(receipt, version).encode()
 
 
 def _block(head: bytes) -> bytes:

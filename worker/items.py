@@ -44,6 +44,9 @@ def choose(batch: Batch, places: list[int]) -> Batch:
     if batch.traits is not None:
         traits = batch.traits
         chosen.traits = {new: traits[old] for new, old in enumerate(places) if old in traits}
+    if batch.keys is not None:
+        keys = batch.keys
+        chosen.keys = {new: keys[old] for new, old in enumerate(places) if old in keys}
     return chosen
 
 

@@ -15,7 +15,7 @@ from common.errors import ErrorCode, StompError
 from common.negotiation import Version
 from common.temporary import TEMPORARY
 from worker.forms import Forms
-from worker.traits import TRAIT_HEADERS, Traits, parse_traits
+from worker.traits import TRAIT_HEADERS, Traits, parse_key, parse_traits
 
 __all__ = ["Route", "RouteCache", "parse_send"]
 
@@ -59,16 +59,17 @@ class Route:
 
     `length` is the body's, -1 if NUL ends it. `tail` is everything of the MESSAGE between the message-id and the
     body, from the LF on; without a `length` it ends before the `content-length` line. `simple` if that is all there
-    is to it: a counted body, the same tail for every version, no `receipt`, no `transaction`, no `traits`.
-    `tails` is the tail
-    per version where they differ. `head` is the block with its blank line if the route is remembered, else None.
+    is to it: a counted body, the same tail for every version, no `receipt`, no `transaction`, no `traits`, no
+    idempotency `key`. `tails` is the tail per version where they differ. `head` is the block with its blank line if the
+    route is remembered, else None.
     """
 
-    __slots__ = ("destination", "head", "length", "receipt", "simple", "tail", "tails", "traits", "transaction")
+    __slots__ = ("destination", "head", "key", "length", "receipt", "simple", "tail", "tails", "traits", "transaction")
     receipt: str | None
     transaction: str | None
     tails: tuple[bytes, bytes, bytes] | None
     traits: Traits | None
+    key: bytes | None
 
     def __init__(self, destination: bytes, length: int, tail: bytes) -> None:
         self.destination = destination
@@ -87,14 +88,17 @@ class Route:
         transaction: str | None,
         tails: tuple[bytes, bytes, bytes] | None = None,
         traits: Traits | None = None,
+        key: bytes | None = None,
     ) -> Route:
         """A route that may not be `simple`; only those have the attributes given here."""
         route = cls(destination, length, tail)
-        route.simple = length >= 0 and receipt is None and transaction is None and tails is None and traits is None
+        special = (receipt, transaction, tails, traits, key)
+        route.simple = length >= 0 and special == (None,) * len(special)
         route.traits = traits
         route.receipt = receipt
         route.transaction = transaction
         route.tails = tails
+        route.key = key
         return route
 
 
@@ -131,7 +135,8 @@ def parse_send(block: bytes, version: Version, limits: Limits, destination_bytes
         )
     if traits is not None and traits.reply_to is not None:
         check_destination(traits.reply_to, destination_bytes, pattern_allowed=False)
-    return Route.full(destination, length, new, frame.get("receipt"), frame.get("transaction"), tails, traits)
+    receipt, transaction = frame.get("receipt"), frame.get("transaction")
+    return Route.full(destination, length, new, receipt, transaction, tails, traits, parse_key(frame))
 
 
 class RouteCache:

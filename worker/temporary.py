@@ -110,7 +110,7 @@ class Temporaries:
 
     def route(self, connection: Connection, route: Route) -> Route:
         """`route`, of a SEND in a transaction, with the addresses of all that is temporary in it."""
-        traits = None if route.simple else route.traits
+        traits, key = (None, None) if route.simple else (route.traits, route.key)
         reply_to = None if traits is None else traits.reply_to
         if traits is None or reply_to is None:
             if not route.destination.startswith(TEMPORARY):
@@ -126,7 +126,7 @@ class Temporaries:
         destination = self.address(connection, route.destination)
         if destination.startswith(TEMP_QUEUE) and session_of(destination) == connection.locator:
             refuse(connection, self._make(connection, destination))
-        return Route.full(destination, route.length, tail, None, None, tails, traits)
+        return Route.full(destination, route.length, tail, None, None, tails, traits, key)
 
     def _reply_to(self, connection: Connection, reply_to: bytes) -> bytes:
         address = self.address(connection, reply_to)

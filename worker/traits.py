@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from common.codec import unescape
+from common.codec import escape, unescape
 from common.errors import ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import Version
 from common.temporary import is_short
 
-__all__ = ["KEY_BYTES", "PLAIN", "TRAIT_HEADERS", "Traits", "parse_traits", "traits_of"]
+__all__ = ["KEY_BYTES", "PLAIN", "TRAIT_HEADERS", "Traits", "parse_key", "parse_traits", "traits_of"]
 
 TRAIT_HEADERS = frozenset(
     {
@@ -43,7 +43,6 @@ class Traits(NamedTuple):
     delay: int = 0
     deliver_at: int = 0
     group: bytes | None = None
-    idempotency_key: str | None = None
     retain: bool = False
     reply_to: bytes | None = None
 
@@ -62,13 +61,6 @@ def parse_traits(frame: Frame) -> Traits | None:
         return None
     group = frame.get("group-id")
     reply_to = (frame.get("reply-to") or "").encode()
-    key = frame.get("idempotency-key") or None
-    if key is not None and len(key.encode()) > KEY_BYTES:
-        raise StompError(
-            ErrorCode.BAD_VALUE,
-            "idempotency-key too long",
-            f"it has {len(key.encode())} bytes, the limit is {KEY_BYTES}",
-        )
     traits = Traits(
         persistent=_flag(frame, "persistent", default=True),
         priority=_number(frame, "priority", 9, 4),
@@ -77,11 +69,24 @@ def parse_traits(frame: Frame) -> Traits | None:
         delay=_number(frame, "delay", _MOST, 0),
         deliver_at=_number(frame, "deliver-at", _MOST, 0),
         group=group.encode() if group else None,
-        idempotency_key=key,
         retain=_flag(frame, "retain", default=False),
         reply_to=reply_to if is_short(reply_to) else None,
     )
     return None if traits == PLAIN else traits
+
+
+def parse_key(frame: Frame) -> bytes | None:
+    """The `idempotency-key` of a SEND as 1.2 writes it, None without one. Raises StompError `bad-value`."""
+    key = frame.get("idempotency-key")
+    if not key:
+        return None
+    if len(key.encode()) > KEY_BYTES:
+        raise StompError(
+            ErrorCode.BAD_VALUE,
+            "idempotency-key too long",
+            f"it has {len(key.encode())} bytes, the limit is {KEY_BYTES}",
+        )
+    return escape(key, Version.V1_2).encode()
 
 
 def traits_of(frame: bytes) -> Traits | None:

@@ -34,11 +34,11 @@ class Batch:
     `id_prefix` starts the message-id of each; an item is everything after it: the rest of the id, LF, the
     remaining header lines, the blank line, the body and NUL. `items` serves every STOMP version, unless
     `by_version` is given: then those are the items for 1.0, 1.1 and 1.2, of the same length as `items`
-    (which is `by_version[2]`). `traits` are those of the items that have some, by their place; they stay on the
-    worker that the messages came to.
+    (which is `by_version[2]`). `traits` are those of the items that have some, by their place, and `keys` the
+    idempotency keys, as 1.2 writes them; both stay on the worker that the messages came to.
     """
 
-    __slots__ = ("by_version", "id_prefix", "items", "traits")
+    __slots__ = ("by_version", "id_prefix", "items", "keys", "traits")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Batch:
         self.items = items
         self.by_version = by_version
         self.traits: dict[int, Traits] | None = None
+        self.keys: dict[int, bytes] | None = None
 
 
 @dataclass(frozen=True, slots=True)

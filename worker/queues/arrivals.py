@@ -13,15 +13,12 @@ from worker.queues.owned import OwnedQueue
 from worker.queues.policy import QueuePolicy
 from worker.queues.work import Work
 from worker.store.interface import Park, PutKeys, Unpark
-from worker.traits import PLAIN, Traits, traits_of
+from worker.traits import Traits, traits_of
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
 
 __all__ = ["Arrivals"]
-
-_NOTHING = tuple(PLAIN)[:7]
-"""The traits that matter in a queue, of a message with none."""
 
 
 class Arrivals:
@@ -37,7 +34,8 @@ class Arrivals:
 
     def add(self, unit: Work, operation: Operation, *, limited: bool) -> Outcome:
         """Take in the messages of an ADD; `unit` tells the store. What is not `limited` was let in before."""
-        _, name, prefix, items, packed = operation
+        _, name, prefix, items, packed, *more = operation
+        keys: dict[int, bytes] | None = more[0] if more else None
         now = self._owner.now()
         if name.startswith((*FED, TEMP_QUEUE)):
             owned = self._registry.get(name)
@@ -55,16 +53,16 @@ class Arrivals:
         refused_at = None
         if bounded and policy.when_full == "reject" and limited:
             # First of all: what is refused must leave nothing behind.
-            place = self._first_without_room(owned, items, traits, now)
+            place = self._first_without_room(owned, items, traits, keys, now)
             if place < len(items):
                 items = items[:place]
                 refused_at = place
-        if traits is not None:
-            items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, now)
+        if keys is not None:
+            items, traits, duplicates = self._without_repeats(unit, name, prefix, items, traits, keys, now)
             if duplicates:
                 outcome = Outcome(duplicates=duplicates)
-            if traits is not None:
-                items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
+        if traits is not None:
+            items, traits = self._without_delayed(unit, owned, prefix, items, traits, now)
         row = owned.reserve(len(items))
         if row is not None:
             # By itself: were it refused with these messages, those that come next would have no queue.
@@ -149,23 +147,27 @@ class Arrivals:
             self._owner.write(unit)
 
     def _first_without_room(
-        self, owned: OwnedQueue, items: list[bytes], traits: dict[int, Traits] | None, now: int
+        self,
+        owned: OwnedQueue,
+        items: list[bytes],
+        traits: dict[int, Traits] | None,
+        keys: dict[int, bytes] | None,
+        now: int,
     ) -> int:
         """The place of the first of `items` that does not fit; repeats, and what is put off, need no room."""
         room = owned.room
-        if traits is None or room >= len(items):
+        if room >= len(items) or (traits is None and keys is None):
             return min(room, len(items))
-        keys = set()
+        new = set()
         for place in range(len(items)):
-            each = traits.get(place)
-            if each is not None:
-                key = each.idempotency_key
-                if key is not None:
-                    if key in keys or self.seen.find(owned.name, key, now) is not None:
-                        continue
-                    keys.add(key)
-                if _due(each, now) > now:
+            key = None if keys is None else keys.get(place)
+            if key is not None:
+                if key in new or self.seen.find(owned.name, key, now) is not None:
                     continue
+                new.add(key)
+            each = None if traits is None else traits.get(place)
+            if each is not None and _due(each, now) > now:
+                continue
             room -= 1
             if room < 0:
                 return place
@@ -185,27 +187,27 @@ class Arrivals:
         return Outcome((ErrorCode.QUEUE_FULL.value, "queue is full", detail), place)
 
     def _without_repeats(
-        self, unit: Work, name: bytes, prefix: bytes, items: list[bytes], traits: dict[int, Traits], now: int
+        self,
+        unit: Work,
+        name: bytes,
+        prefix: bytes,
+        items: list[bytes],
+        traits: dict[int, Traits] | None,
+        keys: dict[int, bytes],
+        now: int,
     ) -> tuple[list[bytes], dict[int, Traits] | None, dict[int, bytes]]:
-        keys: dict[int, str] = {}
-        others: dict[int, Traits] = {}
-        for place, each in traits.items():
+        if next(reversed(keys)) >= len(items):
             # Places beyond are those of messages that were refused.
-            if each.idempotency_key is not None and place < len(items):
-                keys[place] = each.idempotency_key
-            if each[: len(_NOTHING)] != _NOTHING:
-                others[place] = each
-        if not keys:
-            return items, others or None, {}
+            keys = {place: key for place, key in keys.items() if place < len(items)}
         new, duplicates = self.seen.add(name, keys, prefix, items, now)
         if new is not None:
             unit.changes.append(new)
         if duplicates:
             kept = [place for place in range(len(items)) if place not in duplicates]
             items = [items[place] for place in kept]
-            if others:
-                others = {at: others[place] for at, place in enumerate(kept) if place in others}
-        return items, others or None, duplicates
+            if traits is not None:
+                traits = {at: traits[place] for at, place in enumerate(kept) if place in traits}
+        return items, traits, duplicates
 
     def _without_delayed(
         self,

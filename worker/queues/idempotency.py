@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
-from worker.store.interface import PutKey, PutKeys
+from worker.queues.message import message_id
+from worker.store.interface import PutKeys
 
 __all__ = ["Seen"]
 
@@ -13,70 +15,99 @@ Added = tuple[PutKeys | None, dict[int, bytes]]
 
 
 class Seen:
-    """`window` in seconds, `count` over all queues of this owner."""
+    """`window` in seconds, `count` over all queues of this owner. Times are in ms and never go back."""
 
     def __init__(self, window: float, count: int) -> None:
-        self._seen: dict[tuple[bytes, str], tuple[bytes, int]] = {}
+        # By queue, then key: the message-id that came with it.
+        self._seen: dict[bytes, dict[bytes, bytes]] = {}
+        # Oldest first, and how many of the first are gone already. What is not what `_seen` has is gone, too.
+        self._runs: deque[PutKeys] = deque()
+        self._gone = 0
+        self._total = 0
         self.limit(window, count)
 
     def limit(self, window: float, count: int) -> None:
         self._window = round(window * 1000)
         self._count = count
 
-    def recover(self, keys: Iterable[PutKey]) -> None:
-        for key in keys:
-            self._seen[key.destination.encode(), key.key] = key.message_id.encode(), key.at
+    def recover(self, keys: Iterable[PutKeys]) -> None:
+        """Take up what the store had, oldest first."""
+        for run in keys:
+            self._remember(self._seen.setdefault(run.destination.encode(), {}), run)
 
-    def find(self, queue: bytes, key: str, now: int) -> bytes | None:
+    def find(self, queue: bytes, key: bytes, now: int) -> bytes | None:
         """The message-id that came with `key` first, None if it is new."""
-        found = self._seen.get((queue, key))
-        if found is None or found[1] + self._window <= now:
-            return None
-        return found[0]
+        self._expire(now)
+        return self._seen.get(queue, {}).get(key)
 
-    def add(self, queue: bytes, keys: dict[int, str], prefix: bytes, items: list[bytes], now: int) -> Added:
+    def add(self, queue: bytes, keys: dict[int, bytes], prefix: bytes, items: list[bytes], now: int) -> Added:
         """Remember the `keys` of those of `items` at their places, whose ids start with `prefix`. Returns those that
         are new, as the store is to remember them, and by its place what `find` gives of each that is not."""
-        seen = self._seen
-        since = now - self._window
-        names: list[str] = []
-        ids: list[bytes] = []
+        self._expire(now)
+        seen = self._seen.setdefault(queue, {})
         repeats: dict[int, bytes] = {}
-        for place, key in keys.items():
-            pair = queue, key
-            found = seen.get(pair)
-            if found is not None:
-                if found[1] > since:
-                    repeats[place] = found[0]
-                    continue
-                # It comes back as the youngest.
-                del seen[pair]
-            item = items[place]
-            id = prefix + item[: item.index(b"\n")]
-            seen[pair] = id, now
-            names.append(key)
-            ids.append(id)
-        return PutKeys(queue.decode(), names, ids, now) if names else None, repeats
+        new = keys
+        if len(set(keys.values())) < len(keys) or not seen.keys().isdisjoint(keys.values()):
+            new = {}
+            firsts: dict[bytes, bytes] = {}
+            for place, key in keys.items():
+                first = seen.get(key) or firsts.get(key)
+                if first is not None:
+                    repeats[place] = first
+                else:
+                    firsts[key] = prefix + message_id(items[place])
+                    new[place] = key
+        if not new:
+            return None, repeats
+        ids = [prefix + message_id(items[place]) for place in new]
+        run = PutKeys(queue.decode(), list(new.values()), ids, now)
+        self._remember(seen, run)
+        return run, repeats
+
+    def _remember(self, seen: dict[bytes, bytes], run: PutKeys) -> None:
+        before = len(seen)
+        seen.update(zip(run.keys, run.message_ids, strict=True))
+        self._total += len(seen) - before
+        self._runs.append(run)
 
     def remove(self, keys: PutKeys) -> None:
         """They were not stored after all."""
-        queue = keys.destination.encode()
-        for key in keys.keys:
-            self._seen.pop((queue, key), None)
+        self._drop(keys, 0, len(keys.keys))
 
     def forget(self, now: int) -> int:
         """Let go of what is too old or too much; returns the time before which the store need keep none."""
-        seen = self._seen
-        left = len(seen)
-        gone: list[tuple[bytes, str]] = []
-        before = now
-        for pair, (_, at) in seen.items():
-            if at + self._window > now and left <= self._count:
-                before = at
-                break
-            gone.append(pair)
-            left -= 1
-        # One after the other from the front, a dict would look at all that has gone before for each.
-        for pair in gone:
-            del seen[pair]
-        return before
+        self._expire(now)
+        while self._runs:
+            run = self._runs[0]
+            over = min(self._total - self._count, len(run.keys) - self._gone)
+            if over > 0:
+                self._drop(run, self._gone, self._gone + over)
+                self._gone += over
+            seen = self._seen.get(run.destination.encode(), {})
+            while self._gone < len(run.keys) and seen.get(run.keys[self._gone]) is not run.message_ids[self._gone]:
+                self._gone += 1
+            if self._gone < len(run.keys):
+                return run.at
+            self._runs.popleft()
+            self._gone = 0
+        return now
+
+    def _expire(self, now: int) -> None:
+        since = now - self._window
+        runs = self._runs
+        while runs and runs[0].at <= since:
+            run = runs.popleft()
+            self._drop(run, self._gone, len(run.keys))
+            self._gone = 0
+
+    def _drop(self, run: PutKeys, start: int, stop: int) -> None:
+        queue = run.destination.encode()
+        seen = self._seen.get(queue, {})
+        before = len(seen)
+        for key, id in zip(run.keys[start:stop], run.message_ids[start:stop], strict=True):
+            # One that was not stored may have come again.
+            if seen.get(key) is id:
+                del seen[key]
+        self._total -= before - len(seen)
+        if not seen:
+            self._seen.pop(queue, None)

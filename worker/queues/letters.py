@@ -53,7 +53,7 @@ PAGE = "queue*"
 
 # Operations, by their first element.
 ADD = "+"
-"""queue, start of the message-ids, items, traits by place or None"""
+"""queue, start of the message-ids, items, traits by place or None; and idempotency keys by place, if there are any"""
 SETTLE = "-"
 """queue, consumer, keys"""
 NACK = "~"

@@ -338,7 +338,8 @@ def _add(queue: bytes, batch: Batch) -> Operation:
     traits = None
     if batch.traits is not None:
         traits = {place: each.pack() for place, each in batch.traits.items()}
-    return [ADD, queue, batch.id_prefix, batch.items, traits]
+    operation = [ADD, queue, batch.id_prefix, batch.items, traits]
+    return operation if batch.keys is None else [*operation, batch.keys]
 
 
 def _size(operation: Operation) -> int:

@@ -17,7 +17,6 @@ from worker.store.interface import (
     ForgetTransaction,
     Mark,
     Park,
-    PutKey,
     PutKeys,
     PutQueue,
     PutTransaction,
@@ -61,10 +60,9 @@ class Batch:
 
     @property
     def is_usual(self) -> bool:
-        """Whether it has nothing but messages, what is told of them, depths, queues and marks."""
+        """Whether it has nothing but messages, what is told of them, depths, queues, marks and keys."""
         return not (
-            self.keys
-            or self.forget_keys
+            self.forget_keys
             or self.retained
             or self.parks
             or self.unparks
@@ -96,8 +94,6 @@ class Batch:
                 self.queues[number] = change
             case PutKeys():
                 self.keys.append(change)
-            case PutKey(destination, name, id, at):
-                self.keys.append(PutKeys(destination, [name], [id.encode()], at))
             case Park():
                 # Not cancelled out by an Unpark: the database remembers the highest id by its insert.
                 self.parks.append(change)

@@ -30,7 +30,6 @@ __all__ = [
     "ForgetTransaction",
     "Mark",
     "Park",
-    "PutKey",
     "PutKeys",
     "PutQueue",
     "PutTransaction",
@@ -127,21 +126,12 @@ class Unpark:
 
 
 @dataclass(frozen=True, slots=True)
-class PutKey:
-    """`destination` has seen the idempotency key `key`, with message `message_id`, at `at` (ms since the epoch)."""
-
-    destination: str
-    key: str
-    message_id: str
-    at: int
-
-
-@dataclass(frozen=True, slots=True)
 class PutKeys:
-    """The same of many: `keys` and `message_ids` by place."""
+    """`destination` has seen the idempotency `keys`, as 1.2 writes them, each with the message of `message_ids` at its
+    place, at `at` (ms since the epoch)."""
 
     destination: str
-    keys: list[str]
+    keys: list[bytes]
     message_ids: list[bytes]
     at: int
 
@@ -176,7 +166,6 @@ Change = (
     | SetExpiry
     | Park
     | Unpark
-    | PutKey
     | PutKeys
     | PutTransaction
     | ForgetTransaction
@@ -222,8 +211,8 @@ class Recovered:
     marks: dict[str, int]
     transactions: list[PutTransaction]
     """Oldest first."""
-    keys: list[PutKey]
-    """Oldest first."""
+    keys: list[PutKeys]
+    """Oldest first; of a key that is there twice the later one counts."""
     retained: dict[str, bytes]
     next_parked: int
     """Ids of parked messages from here on were never used."""

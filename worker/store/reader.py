@@ -17,7 +17,8 @@ from typing import Final
 import apsw
 
 from common.log import Event, EventLog
-from worker.store.interface import Park, PutKey, PutTransaction, QueueRow, Recovered
+from worker.store.interface import Park, PutTransaction, QueueRow, Recovered
+from worker.store.keys import unpack
 from worker.store.schema import Bindings, failure, first
 
 __all__ = ["Reader", "Request", "Row", "expired", "fetch", "page", "parked", "recover"]
@@ -171,12 +172,6 @@ def parked(connection: apsw.Connection, limit: int) -> list[Park]:
 
 def recover(connection: apsw.Connection) -> Recovered:
     """What `Store.open` returns. Reads everything but messages and what is told of them."""
-    # A key seen again after its window has a second row; the later one counts, at its own place.
-    seen: dict[tuple[str, str], PutKey] = {}
-    for row in connection.execute("SELECT destination, key, message_id, at FROM seen ORDER BY place"):
-        key = PutKey(*row)
-        seen.pop((key.destination, key.key), None)
-        seen[key.destination, key.key] = key
     highest = first(connection, "SELECT max(seq) FROM sqlite_sequence WHERE name = 'parked'")[0]
     return Recovered(
         queues=[
@@ -190,7 +185,7 @@ def recover(connection: apsw.Connection) -> Recovered:
         transactions=[
             PutTransaction(*row) for row in connection.execute("SELECT id, record FROM committed ORDER BY place")
         ],
-        keys=list(seen.values()),
+        keys=[unpack(*row) for row in connection.execute("SELECT run, at FROM seen ORDER BY place")],
         retained=dict(connection.execute("SELECT destination, frame FROM retained")),
         next_parked=(highest or 0) + 1,
     )

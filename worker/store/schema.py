@@ -45,6 +45,17 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE TABLE committed (place INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, record BLOB NOT NULL)",
         "CREATE TABLE retained (destination TEXT PRIMARY KEY, frame BLOB NOT NULL) WITHOUT ROWID",
     ),
+    (
+        # A row holds all keys of a unit, see `worker.store.keys`: one row for each cost a SEND with a key more than its
+        # message did.
+        "ALTER TABLE seen RENAME TO seen_one",
+        "CREATE TABLE seen (place INTEGER PRIMARY KEY, at INTEGER NOT NULL, run BLOB NOT NULL)",
+        "INSERT INTO seen SELECT place, at, CAST(destination || char(10) || message_id || char(10) || replace(replace("
+        "replace(replace(key, char(92), char(92, 92)), ':', char(92, 99)), char(10), char(92, 110)),"
+        " char(13), char(92, 114)) AS BLOB) FROM seen_one",
+        "DROP TABLE seen_one",
+        "CREATE INDEX seen_at ON seen (at)",
+    ),
 )
 """What leads from version n to n + 1. A released entry is never edited: a change is a new entry."""
 

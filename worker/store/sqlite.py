@@ -17,7 +17,7 @@ import apsw
 
 from common.log import Event, EventLog
 from worker.store import reader as reading
-from worker.store.interface import Done, Park, PutKey, PutKeys, PutTransaction, Recovered, Retain, StoreError, Unit
+from worker.store.interface import Done, Park, PutKeys, PutTransaction, Recovered, Retain, StoreError, Unit
 from worker.store.reader import Reader, Request, Row
 from worker.store.reserve import Reserve
 from worker.store.schema import configure, failure, prepare
@@ -167,10 +167,8 @@ class SqliteStore:
             match change:
                 case Park(frame=frame) | Retain(frame=bytes(frame)) | PutTransaction(record=frame):
                     growth += len(frame)
-                case PutKey(key=key, destination=destination):
-                    growth += len(key) + len(destination)
-                case PutKeys(destination, keys):
-                    growth += sum(map(len, keys)) + len(keys) * len(destination)
+                case PutKeys(destination, keys, ids):
+                    growth += len(destination) + sum(map(len, keys)) + sum(map(len, ids)) + 2 * len(keys)
                     overhead += len(keys)
         self._put(Item(unit, done, growth, growth + overhead * _PER_MESSAGE))
 

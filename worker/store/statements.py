@@ -13,14 +13,13 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 import apsw
 
 from worker.queues.message import first_key, last_key
 from worker.store.batch import Batch, runs
-from worker.store.interface import PutKeys
+from worker.store.keys import pack
 
 __all__ = ["Statements"]
 
@@ -45,6 +44,9 @@ _INPUTS: Final = (
     *(f"{part}{run}" for run in range(_RUNS) for part in ("base", "stop")),
     *_GONE,
     *_TOLD,
+    # Runs of idempotency keys, and their times.
+    "seen",
+    "seen_at",
     # JSON.
     "depths",
     "queues",
@@ -114,19 +116,12 @@ _TRIGGERS: Final[tuple[tuple[str, tuple[str, ...], str, tuple[str, ...]], ...]] 
             "INSERT OR REPLACE INTO queue SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3,"
             " unhex(value ->> 4) FROM json_each(NEW.queues)",
             "INSERT INTO marked VALUES (NEW.marks)",
+            f"INSERT INTO seen (at, run) SELECT {_COLUMN.format(blob='NEW.seen_at')}, a.value FROM carray(NEW.seen) a",
         ),
     ),
 )
 _ABSENT: Final[dict[str, Any]] = dict.fromkeys(_INPUTS)
 _STORE: Final = f"INSERT INTO batch VALUES ({', '.join('?' * len(_INPUTS))})"
-
-# Its id ends at the first LF, which no id has.
-_KEYS: Final = (
-    "INSERT INTO seen (destination, key, message_id, at)"
-    " SELECT ?2, CAST(substr(a.value, instr(a.value, x'0a') + 1) AS TEXT),"
-    " CAST(substr(a.value, 1, instr(a.value, x'0a') - 1) AS TEXT),"
-    f" {_COLUMN.format(blob='?3')} FROM carray(?1) a"
-)
 
 
 def _column(values: Iterable[int]) -> bytes:
@@ -185,6 +180,10 @@ class Statements:
             values["queues"] = json.dumps(queues)
         if batch.marks:
             values["marks"] = json.dumps(list(batch.marks.items()))
+        if batch.keys:
+            # In their order: it is that in which they are forgotten.
+            values["seen"] = apsw.carray(tuple(map(pack, batch.keys)))
+            values["seen_at"] = _column([keys.at for keys in batch.keys])
         self._execute(_STORE, tuple(values.values()))
 
     def _rest(self, batch: Batch) -> None:
@@ -197,10 +196,6 @@ class Statements:
             self._many("INSERT INTO parked VALUES (?, ?, ?, ?)", [(p.id, p.due, p.queue, p.frame) for p in batch.parks])
         if batch.unparks:
             self._execute("DELETE FROM parked WHERE id IN carray(?)", (_integers(batch.unparks),))
-        if batch.keys:
-            # Of one destination together, but in their order: it is that in which they are forgotten.
-            for destination, changes in groupby(batch.keys, lambda change: change.destination):
-                self._keys(destination, changes)
         if batch.forget_keys:
             self._execute("DELETE FROM seen WHERE at < ?", (batch.forget_keys,))
         if batch.transactions:
@@ -212,14 +207,6 @@ class Statements:
             self._many("DELETE FROM committed WHERE id = ?", [(name,) for name in batch.finished])
         if batch.drop is not None:
             self._drop(batch.drop)
-
-    def _keys(self, destination: str, changes: Iterable[PutKeys]) -> None:
-        rows: list[bytes] = []
-        times: list[int] = []
-        for change in changes:
-            rows += map(b"\n".join, zip(change.message_ids, map(str.encode, change.keys), strict=True))
-            times += [change.at] * len(change.keys)
-        self._execute(_KEYS, (apsw.carray(tuple(rows)), destination, _column(times)))
 
     def _drop(self, number: int) -> None:
         for table in ("message", "delivery", "expiry"):

@@ -11,7 +11,6 @@ from worker.store.interface import (
     Forget,
     Mark,
     Park,
-    PutKey,
     PutKeys,
     PutQueue,
     QueueRow,
@@ -41,7 +40,7 @@ class MemoryStore:
         self._answers: list[Callable[[], None]] = []
         self.counts: dict[int, int] = {}
         self.marks: dict[str, int] = {}
-        self.keys: list[PutKey] = []
+        self.keys: list[PutKeys] = []
         self.fault: StoreError | None = None
         self.room: int | None = None
         self.answers_wait = False
@@ -105,8 +104,7 @@ class MemoryStore:
             elif isinstance(change, Forget):
                 self.marks.pop(change.origin, None)
             elif isinstance(change, PutKeys):
-                pairs = zip(change.keys, change.message_ids, strict=True)
-                self.keys += [PutKey(change.destination, key, id.decode(), change.at) for key, id in pairs]
+                self.keys.append(change)
             elif isinstance(change, DropQueue):
                 self.queues.pop(change.number, None)
                 for key in [key for key in self.rows if queue_number(key) == change.number]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, cast
 
-from common.codec import Limits
+from common.codec import Limits, unescape
 from common.decoder import Decoder
 from common.errors import StompError
 from common.frame import Frame
@@ -84,7 +84,8 @@ class Reader:
             if sent.destination:
                 batch = batches[sent.destination]
                 assert sent.message_id == batch.id_prefix + batch.items[sent.place].split(b"\n")[0]
-            self.log.append(("receipt", sent.receipt))
+            assert connection.version is not None
+            self.log.append(("receipt", unescape(sent.receipt.decode(), connection.version)))
 
     def command(self, connection: Connection, frame: Frame) -> None:
         assert frame.command != "SEND" or connection.version is None, "a SEND is no command"

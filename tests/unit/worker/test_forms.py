@@ -67,14 +67,15 @@ bodies = st.sampled_from([b"abc\0", b"abc\0", b"abc\0", b"ab\0", b"\0", b"abcd\0
 
 
 class Taken(Reader):
-    """Also writes down the items as they are, and their traits."""
+    """Also writes down the items as they are, their traits and their keys."""
 
     def dispatch(self, connection: Connection, batches: dict[bytes, Batch], receipts: list[Sent]) -> None:
         for destination, batch in batches.items():
             forms = batch.by_version or (batch.items,) * 3
-            traits = batch.traits or {}
+            traits, keys = batch.traits or {}, batch.keys or {}
             for place, items in enumerate(zip(*forms, strict=True)):
-                self.log.append(("item", destination, [item.partition(b"\n")[2] for item in items], traits.get(place)))
+                written = [item.partition(b"\n")[2] for item in items]
+                self.log.append(("item", destination, written, traits.get(place), keys.get(place)))
         super().dispatch(connection, batches, receipts)
 
 
@@ -213,15 +214,15 @@ def test_what_has_no_form_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) ->
 def test_the_other_traits_come_with_each_key() -> None:
     lines = "priority:7\nreceipt:{n}\nidempotency-key:k{n}\ncontent-length:3"
     log: Log = Taken().read(b"".join([block(number, lines) + b"abc\0" for number in range(4)]))
-    traits: list[Any] = [entry[3] for entry in log if entry[0] == "item"]
-    assert traits == [Traits(priority=7, idempotency_key=f"k{number}") for number in range(4)]
+    found: list[Any] = [entry[3:] for entry in log if entry[0] == "item"]
+    assert found == [(Traits(priority=7), b"k%d" % number) for number in range(4)]
 
 
 def test_a_key_of_256_bytes_is_taken_and_one_more_refused() -> None:
     reader = Taken()
     for number in range(4):
         reader.read(block(number, f"idempotency-key:{number}{'k' * 255}\ncontent-length:3") + b"abc\0")
-    assert [len(entry[3].idempotency_key) for entry in reader.log if entry[0] == "item"] == [256] * 4
+    assert [len(entry[4]) for entry in reader.log if entry[0] == "item"] == [256] * 4
     log = reader.read(block(5, "idempotency-key:5" + "k" * 256 + "\ncontent-length:3") + b"abc\0")
     assert log[-1] == ("refuse", ErrorCode.BAD_VALUE)
 

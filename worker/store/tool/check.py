@@ -13,6 +13,7 @@ from common.ownership import owner_of
 from worker.queues.message import MAX_QUEUES, first_key, last_key
 from worker.queues.owned import VOLATILE
 from worker.store.interface import StoreError
+from worker.store.keys import unpack
 from worker.store.tool.snapshot import Queue, Snapshot, workers_of
 from worker.store.tool.text import count, size
 
@@ -156,11 +157,12 @@ def _faults_beside(snapshot: Snapshot, workers: int) -> Iterator[str]:
         yield f"{count(malformed, 'parked message')} with no end of the headers"
     for table, column, what in (
         ("parked", "queue", "parked messages of"),
-        ("seen", "destination", "idempotency keys of"),
         ("retained", "destination", "the retained message of"),
     ):
         for (name,) in snapshot.rows(f"SELECT DISTINCT {column} FROM {table}"):
             yield from _misplaced(snapshot, workers, f"{what} {name!r}", name)
+    for name in {unpack(*row).destination for row in snapshot.rows("SELECT run, at FROM seen")}:
+        yield from _misplaced(snapshot, workers, f"idempotency keys of {name!r}", name)
     for name, record in snapshot.rows("SELECT id, record FROM committed"):
         if (fault := _fault_of_record(record, workers)) is not None:
             yield f"transaction {name}: {fault}"

@@ -13,9 +13,12 @@ from typing import Any, Final
 
 import msgpack
 
+from common.codec import unescape
+from common.negotiation import Version
 from worker.queues.letters import ADD, RETAIN, SETTLE, TAKE
 from worker.queues.message import COUNTER_BITS, first_key, last_key
 from worker.store.interface import StoreError
+from worker.store.keys import unpack
 from worker.store.tool.portable import END, Fields, header, line, portable
 from worker.store.tool.snapshot import Queue, Snapshot, Snapshots
 from worker.traits import Traits
@@ -95,8 +98,11 @@ def _messages(snapshot: Snapshot, queue: Queue, settled: set[int]) -> Iterator[F
 def _beside(snapshot: Snapshot, pending: _Pending) -> Iterator[Fields]:
     for queue, due, frame in snapshot.rows("SELECT queue, due, frame FROM parked ORDER BY due, id"):
         yield _message(queue, frame, due=due)
-    for queue, key, id, at in snapshot.rows("SELECT destination, key, message_id, at FROM seen ORDER BY place"):
-        yield {"kind": "key", "queue": queue, "key": key, "id": id, "at": at}
+    for row in snapshot.rows("SELECT run, at FROM seen ORDER BY place"):
+        run = unpack(*row)
+        for key, id in zip(run.keys, run.message_ids, strict=True):
+            name = unescape(key.decode(), Version.V1_2)
+            yield {"kind": "key", "queue": run.destination, "key": name, "id": id.decode(), "at": run.at}
     for destination, frame in snapshot.rows("SELECT destination, frame FROM retained"):
         if destination not in pending.retained:
             yield _retained(destination, frame)
@@ -131,7 +137,7 @@ def _pending(snapshots: Snapshots, now: int) -> _Pending:
 
 
 def _added(pending: _Pending, operation: list[Any], now: int) -> None:
-    _, name, prefix, items, packed = operation
+    _, name, prefix, items, packed, *_ = operation
     queue = name.decode()
     for place, item in enumerate(items):
         traits = Traits(*packed[place]) if packed and place in packed else Traits()

@@ -21,6 +21,7 @@ import apsw
 from common.ownership import owner_of
 from worker.queues.message import first_key, last_key
 from worker.store.interface import StoreError
+from worker.store.keys import unpack
 from worker.store.schema import failure, first, prepare
 from worker.store.tool.snapshot import Queue, Snapshot, read_only
 
@@ -77,9 +78,7 @@ def make(
                 mine = [move for move in moves if move.slot == source.slot]
                 _copy(connection, source, slot, mine, progress)
         with connection:
-            connection.executemany(
-                "INSERT INTO seen (destination, key, message_id, at) VALUES (?, ?, ?, ?)", _keys(sources, slot, workers)
-            )
+            connection.executemany("INSERT INTO seen (at, run) VALUES (?, ?)", _keys(sources, slot, workers))
             connection.executemany("INSERT INTO committed (id, record) VALUES (?, ?)", records)
             connection.executemany("INSERT INTO mark VALUES (?, ?)", marks)
         if first(connection, "PRAGMA journal_mode = WAL")[0] != "wal":
@@ -140,9 +139,9 @@ def _copy_queue(connection: apsw.Connection, move: Move, progress: Callable[[int
     )
 
 
-def _keys(sources: Sequence[Snapshot], slot: int, workers: int) -> Iterator[tuple[str, str, str, int]]:
+def _keys(sources: Sequence[Snapshot], slot: int, workers: int) -> Iterator[tuple[int, bytes]]:
     """The idempotency keys of this slot, the oldest first: they are forgotten in this order."""
-    rows = [source.rows("SELECT destination, key, message_id, at FROM seen ORDER BY at, place") for source in sources]
-    for destination, key, id, at in heapq.merge(*rows, key=itemgetter(3)):
-        if owner_of(destination.encode(), workers) == slot:
-            yield destination, key, id, at
+    rows = [source.rows("SELECT run, at FROM seen ORDER BY at, place") for source in sources]
+    for run, at in heapq.merge(*rows, key=itemgetter(1)):
+        if owner_of(unpack(run, at).destination.encode(), workers) == slot:
+            yield at, run

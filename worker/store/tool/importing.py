@@ -15,7 +15,9 @@ from typing import Final
 
 import apsw
 
+from common.codec import escape
 from common.layout import Layout, database, write_layout
+from common.negotiation import Version
 from common.ownership import owner_of
 from worker.queues.message import MAX_QUEUES, first_counter, first_key
 from worker.queues.owned import VOLATILE
@@ -24,7 +26,7 @@ from worker.store.interface import (
     Forget,
     Mark,
     Park,
-    PutKey,
+    PutKeys,
     PutQueue,
     Retain,
     SetCount,
@@ -134,7 +136,7 @@ class _Target:
         self._unit.changes.append(Park(self._next_parked, due, name, frame))
         self._next_parked += 1
 
-    def put(self, change: PutKey | Retain) -> None:
+    def put(self, change: PutKeys | Retain) -> None:
         self._unit.changes.append(change)
 
     def commit(self, mark: int | None) -> None:
@@ -182,9 +184,10 @@ class _Import:
                     target.queue(name).options = options
             case "key":
                 name = text(fields, "queue")
-                key = PutKey(name, text(fields, "key"), text(fields, "id"), number(fields, "at"))
+                key, id = escape(text(fields, "key", lines=True), Version.V1_2), text(fields, "id")
+                keys = PutKeys(name, [key.encode()], [id.encode()], number(fields, "at"))
                 if _is_wanted(self.target(name), line):
-                    self.target(name).put(key)
+                    self.target(name).put(keys)
             case "retained":
                 name, frame = text(fields, "destination"), encode_frame(fields)
                 if _is_wanted(self.target(name), line):

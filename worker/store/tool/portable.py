@@ -92,11 +92,12 @@ def read(raw: bytes) -> Fields:
     return fields
 
 
-def text(fields: Fields, name: str) -> str:
-    """A value that must be there, not empty, and fit into a header. Raises `Malformed`."""
+def text(fields: Fields, name: str, *, lines: bool = False) -> str:
+    """A value that must be there, not empty, and fit into a header, as several `lines` only escaped. Raises
+    `Malformed`."""
     value = fields.get(name)
-    if not isinstance(value, str) or not value or "\n" in value or "\r" in value:
-        raise Malformed(f"{name!r} must be text of one line, it is {value!r:.80}")
+    if not isinstance(value, str) or not value or (not lines and ("\n" in value or "\r" in value)):
+        raise Malformed(f"{name!r} must be text{'' if lines else ' of one line'}, it is {value!r:.80}")
     _check(value)
     return value
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.store.keys import unpack
 from worker.store.tool.snapshot import Snapshot, Snapshots
 from worker.store.tool.text import count, printable, size
 
@@ -78,7 +79,7 @@ def _database(snapshot: Snapshot) -> dict[str, Any]:
         "queues": len(queues),
         "messages": sum(queue.messages for queue in queues),
         "transactions": rows_of("committed"),
-        "keys": rows_of("seen"),
+        "keys": sum(len(unpack(*row).keys) for row in snapshot.rows("SELECT run, at FROM seen")),
         "retained": rows_of("retained"),
     }
 

@@ -118,8 +118,16 @@ class LoneOwner:
         self.owner.flush()
         return outcomes
 
-    def add(self, queue: str, *ids: str, traits: dict[int, Traits] | None = None, body: bytes = b"x") -> list[Outcome]:
-        return self.apply(self.adding(queue, *ids, traits=traits, body=body))
+    def add(
+        self,
+        queue: str,
+        *ids: str,
+        traits: dict[int, Traits] | None = None,
+        keys: dict[int, bytes] | None = None,
+        body: bytes = b"x",
+    ) -> list[Outcome]:
+        operation = self.adding(queue, *ids, traits=traits, body=body)
+        return self.apply(operation if keys is None else [*operation, keys])
 
     def adding(self, queue: str, *ids: str, traits: dict[int, Traits] | None = None, body: bytes = b"x") -> Operation:
         items = [b"%b\ndestination:%b\n\n%b\0" % (id.encode(), queue.encode(), body) for id in ids]

@@ -112,13 +112,13 @@ def test_one_with_room_after_one_without() -> None:
 def test_a_key_counts_only_for_what_was_taken() -> None:
     """A producer sends again what did not fit, and then it must come."""
     lone = LoneOwner(destination=[{"pattern": "/queue/q", "max_messages": 2, "when_full": "reject"}])
-    keys = {each: Traits(idempotency_key=f"k{each}") for each in range(3)}
-    [outcome] = lone.commit_of(lone.add("/queue/q", "a", "b", "c", traits=keys))
+    keys = {each: b"k%d" % each for each in range(3)}
+    [outcome] = lone.commit_of(lone.add("/queue/q", "a", "b", "c", keys=keys))
     assert outcome.refused and outcome.place == 2
     lone.attach("/queue/q", 1)
     lone.settled()
     lone.settle("/queue/q", 1, "a", "b")
-    [outcome] = lone.commit_of(lone.add("/queue/q", "again", traits={0: keys[2]}))
+    [outcome] = lone.commit_of(lone.add("/queue/q", "again", keys={0: keys[2]}))
     assert outcome.refused is None and not outcome.duplicates
     assert lone.ids(1) == ["a", "b", "again"]
 
@@ -126,9 +126,9 @@ def test_a_key_counts_only_for_what_was_taken() -> None:
 def test_the_place_of_what_did_not_fit() -> None:
     """It is that in the batch, repeats and what is put off included."""
     lone = LoneOwner(destination=[{"pattern": "/queue/q", "max_messages": 2, "when_full": "reject"}])
-    lone.add("/queue/q", "first", traits={0: Traits(idempotency_key="k")})
-    traits = {0: Traits(idempotency_key="k"), 1: Traits(delay=1000), 4: Traits(idempotency_key="k")}
-    [outcome] = lone.commit_of(lone.add("/queue/q", "repeat", "later", "a", "b", "repeat", traits=traits))
+    lone.add("/queue/q", "first", keys={0: b"k"})
+    traits, keys = {1: Traits(delay=1000)}, {0: b"k", 4: b"k"}
+    [outcome] = lone.commit_of(lone.add("/queue/q", "repeat", "later", "a", "b", "repeat", traits=traits, keys=keys))
     assert outcome.refused and outcome.place == 3
     assert outcome.duplicates == {0: b"first"}
     assert lone.stored() == ["first", "a"]
@@ -136,13 +136,13 @@ def test_the_place_of_what_did_not_fit() -> None:
 
 def test_a_repeat_fails_with_the_first() -> None:
     lone = LoneOwner()
-    key = {0: Traits(idempotency_key="k")}
-    first, second = lone.add("/queue/q", "a", traits=key), lone.add("/queue/q", "b", traits=key)
+    key = {0: b"k"}
+    first, second = lone.add("/queue/q", "a", keys=key), lone.add("/queue/q", "b", keys=key)
     lone.store.room = 0
     lone.settled()
     assert first[0].refused and second[0].refused
     lone.store.room = None
-    [third] = lone.commit_of(lone.add("/queue/q", "c", traits=key))
+    [third] = lone.commit_of(lone.add("/queue/q", "c", keys=key))
     assert third.refused is None and not third.duplicates
     assert lone.stored() == ["c"]
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.unit.worker.store.harness import BIG, SqliteOpened, key, run
 from worker.store.batch import Batch
-from worker.store.interface import Mark, Park, PutKey, PutKeys, PutQueue, SetCount, SetExpiry, StoreError, Unit
+from worker.store.interface import Mark, Park, PutKeys, PutQueue, SetCount, SetExpiry, StoreError, Unit
 from worker.store.statements import _INPUTS
 
 Open = Callable[..., SqliteOpened]
@@ -134,6 +134,7 @@ def test_a_commit_is_one_statement_whatever_its_size(sqlite: Open) -> None:
             near, far = list(range(key(1), key(1000))), list(range(key(2000), key(9000), 7))
             await s.write(inserts=[(number, b"x") for number in (*near, *far)])
             changes = [Mark("o", 1), PutQueue(5, "/queue/a", 1, 0), *(SetCount(number, 1) for number in far)]
+            changes += [PutKeys("/queue/a", [b"k"], [b"m"], 1), PutKeys("/queue/b", [b"k", b"l"], [b"n", b"o"], 2)]
             depths = [(number, 1, 1) for number in range(1000)]
             await s.write(changes=[*changes, *(SetExpiry(number, 1) for number in far)], depths=depths)
             await s.write(deletes=near)
@@ -374,37 +375,14 @@ def no_room(*_: object) -> None:
     raise OSError(28, "No space left on device")
 
 
-def test_the_keys_of_many_units_are_one_statement(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_wait_by_their_number(sqlite: Open) -> None:
     async def main() -> None:
         async with sqlite() as s:
-            found: list[str] = []
-            original = statements(s)._execute
-
-            def execute(statement: str, *bindings: Any) -> Any:
-                found.append(statement)
-                return original(statement, *bindings)
-
-            with held(s, monkeypatch) as reached:
-                await in_commit(s, reached)
-                monkeypatch.setattr(statements(s), "_execute", execute)
-                units = [
-                    Unit(changes=[PutKeys("/queue/a", [f"{n}a", f"{n}b"], [b"%d-0" % n, b"%d-1" % n], n)])
-                    for n in range(100)
-                ]
-                outcomes = [s.begin(unit) for unit in units]
-            assert [await outcome for outcome in outcomes] == [None] * 100
-            assert sum("INTO seen" in statement for statement in found) == 1
-
-    run(main)
-
-
-def test_keys_that_come_together_wait_as_those_that_come_alone(sqlite: Open) -> None:
-    async def main() -> None:
-        async with sqlite() as s:
-            s.store.write(Unit(changes=[PutKey("/queue/a", f"key-{n}", "m", 1) for n in range(50)]))
+            for n in range(50):
+                s.store.write(Unit(changes=[PutKeys("/queue/a", [b"key-%d" % n], [b"m"], 1)]))
             alone = s.store.pending_bytes
-            s.store.write(Unit(changes=[PutKeys("/queue/a", [f"key-{n}" for n in range(50)], [b"m"] * 50, 1)]))
-            assert s.store.pending_bytes - alone >= alone
+            s.store.write(Unit(changes=[PutKeys("/queue/a", [b"key-%d" % n for n in range(50)], [b"m"] * 50, 1)]))
+            assert s.store.pending_bytes - alone >= alone // 3
             await s.write(changes=[Mark("after", 1)])
             assert s.store.pending_bytes == 0
 

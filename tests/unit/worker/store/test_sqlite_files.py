@@ -19,7 +19,7 @@ import pytest
 from common.log import EventLog
 from tests.unit.worker.store.harness import SqliteOpened, key, run
 from worker.store import schema
-from worker.store.interface import Mark, PutQueue, StoreError, Unit
+from worker.store.interface import Mark, PutKeys, PutQueue, StoreError, Unit
 from worker.store.schema import APPLICATION_ID, MIGRATIONS
 from worker.store.sqlite import SqliteStore
 
@@ -260,6 +260,25 @@ def test_an_older_store_is_brought_up_to_date(tmp_path: Path, monkeypatch: pytes
     assert list(connection.execute("SELECT a FROM extra")) == [(42,)]
     assert list(connection.execute("SELECT count(*) FROM message")) == [(10,)]
     connection.close()
+
+
+def test_idempotency_keys_of_the_first_format_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    connection = apsw.Connection(str(path))
+    schema.prepare(connection, str(path), MIGRATIONS[:1])
+    rows = [("/queue/a", "k1", "m1", 5), ("/queue/b", "a\\b:c\nd\re", "m2", 6), ("/queue/a", "é", "m3", 7)]
+    connection.executemany("INSERT INTO seen (destination, key, message_id, at) VALUES (?, ?, ?, ?)", rows)
+    connection.close()
+
+    async def main() -> None:
+        async with SqliteOpened(tmp_path) as s:
+            assert s.recovered.keys == [
+                PutKeys("/queue/a", [b"k1"], [b"m1"], 5),
+                PutKeys("/queue/b", [rb"a\\b\cc\nd\re"], [b"m2"], 6),
+                PutKeys("/queue/a", ["é".encode()], [b"m3"], 7),
+            ]
+
+    run(main)
 
 
 def test_a_migration_that_fails_changes_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from common.layout import Layout, database, write_layout
 from common.ownership import owner_of
 from worker.queues.message import COUNTER_BITS, first_key, last_key
 from worker.store.batch import split
-from worker.store.interface import Park, PutKey, PutQueue, Retain, SetCount, SetExpiry, Unit
+from worker.store.interface import Park, PutKeys, PutQueue, Retain, SetCount, SetExpiry, Unit
+from worker.store.keys import unpack
 from worker.store.schema import prepare
 from worker.store.statements import Statements
 
@@ -85,7 +86,10 @@ def fill(directory: Path, workers: int, seed: int, queues: int = 12, messages: i
             serial += 1
             due = chance.randrange(10**12, 2 * 10**12)
             unit.changes.append(Park(serial, due, name, frame(f"p{seed}-{serial}", b"later", name)))
-        unit.changes += [PutKey(name, f"k{n}", f"i{n}", chance.randrange(10**12)) for n in range(chance.randrange(4))]
+        unit.changes += [
+            PutKeys(name, [b"k%d" % n, b"l%d" % n], [b"i%d" % n, b"j%d" % n], chance.randrange(10**12))
+            for n in range(chance.randrange(4))
+        ]
         units[slot].append(unit)
     for place in range(5):
         topic = f"/topic/{place}"
@@ -120,8 +124,10 @@ def contents(directory: Path) -> dict[str, Any]:
             add("depth", name, depth or [(0, 0)])
         for name, *rest in connection.execute("SELECT queue, due, frame FROM parked ORDER BY due, id"):
             add("parked", name, rest)
-        for name, *rest in connection.execute("SELECT destination, key, message_id, at FROM seen ORDER BY at, key"):
-            add("keys", name, rest)
+        for run, at in connection.execute("SELECT run, at FROM seen ORDER BY at, run"):
+            keys = unpack(run, at)
+            for pair in zip(keys.keys, keys.message_ids, strict=True):
+                add("keys", keys.destination, (pair, at))
         for name, content in connection.execute("SELECT destination, frame FROM retained"):
             add("retained", name, content)
         connection.close()

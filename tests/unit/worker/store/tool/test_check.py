@@ -12,7 +12,7 @@ from common.layout import Layout, database, write_layout
 from common.ownership import owner_of
 from tests.unit.worker.store.tool.stored import contents, execute, fill, frame, put, queue_unit
 from worker.queues.message import first_key
-from worker.store.interface import Park, PutKey, PutTransaction, Retain, StoreError, Unit
+from worker.store.interface import Park, PutKeys, PutTransaction, Retain, StoreError, Unit
 from worker.store.tool.check import check
 from worker.store.tool.stats import stats
 
@@ -86,7 +86,7 @@ def test_each_fault_is_named(broken: str, fault: str, tmp_path: Path) -> None:
     [
         (queue_unit(1, A, []), f"'{A}' should be in slot-{SLOT}.db"),
         (Unit(changes=[Park(1, 1, A, frame("p"))]), f"parked messages of '{A}' should be in slot-{SLOT}.db"),
-        (Unit(changes=[PutKey(A, "k", "m", 1)]), f"idempotency keys of '{A}' should be in slot-{SLOT}.db"),
+        (Unit(changes=[PutKeys(A, [b"k"], [b"m"], 1)]), f"idempotency keys of '{A}' should be in slot-{SLOT}.db"),
         (Unit(changes=[Retain(A, frame("r"))]), f"the retained message of '{A}' should be in slot-{SLOT}.db"),
     ],
 )

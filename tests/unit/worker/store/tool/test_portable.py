@@ -20,7 +20,7 @@ from common.ownership import owner_of
 from tests.unit.worker.store.tool.stored import contents, execute, fill, frame, put, queue_unit
 from worker.queues.letters import ADD, RETAIN, SETTLE, TAKE
 from worker.queues.message import first_key
-from worker.store.interface import Mark, PutTransaction, Retain, StoreError, Unit
+from worker.store.interface import Mark, PutKeys, PutTransaction, Retain, StoreError, Unit
 from worker.store.tool import importing
 from worker.store.tool.check import check
 from worker.store.tool.export import export
@@ -92,6 +92,17 @@ def test_the_length_is_that_of_the_body_whatever_a_line_says() -> None:
     assert encode_frame(fields | {"headers": []}) == b"m\ncontent-length:5\n\n\xc3\xbcber\0"
     assert encode_frame(fields | {"headers": [], "body": ""}) == b"m\n\n\0"
     assert encode_frame(fields | {"headers": [], "body": "", "expires": 5}) == b"m\nexpires:5\n\n\0"
+
+
+def test_idempotency_keys_are_lines_of_their_own_whatever_is_in_them(tmp_path: Path) -> None:
+    there, back = tmp_path / "there", tmp_path / "back"
+    put(there, 0, Unit(changes=[PutKeys("/queue/a", [rb"a\nb\c", "é".encode()], [b"m 1", b"m2"], 5)]))
+    write_layout(there, Layout(1))
+    found = [(each["key"], each["id"], each["at"]) for each in parsed(exported(there)) if each["kind"] == "key"]
+    assert found == [("a\nb:", "m 1", 5), ("é", "m2", 5)]
+    back.mkdir()
+    imported(back, exported(there), workers=1)
+    assert contents(back) == contents(there)
 
 
 def test_the_format_is_the_documented_one(tmp_path: Path) -> None:
@@ -288,6 +299,7 @@ END = line({"kind": "end"})
         (line(GOOD | {"body": None}), "there must be a 'body'"),
         (line({k: v for k, v in GOOD.items() if k != "body"} | {"body64": "?"}), "the body cannot be read"),
         (line({"kind": "key", "queue": "/queue/a", "key": "k", "id": "m", "at": "now"}), "'at' must be"),
+        (line({"kind": "key", "queue": "/queue/a", "key": "k", "id": "m\n", "at": 1}), "'id' must be text of one line"),
         (line({"kind": "retained", "destination": ""}), "'destination' must be"),
         (line({"kind": "subscription", "queue": "/durable/a", "options": "?"}), "'options' cannot be read"),
     ],
