@@ -38,6 +38,8 @@ _SEQUENCE = [b"%d" % number for number in range(4096)]
 _NO_ROUTES: dict[bytes, Route] = {}
 _PLAIN_ACK = re.compile(rb"ACK\nid:([!-9;-\[\]-~]{1,255})\n\n\0")
 """A whole ACK with the header `id` and no other, whose value is read as it is written."""
+_PLAIN_ACKS = re.compile(rb"(?:%b)++" % _PLAIN_ACK.pattern.replace(b"(", b"(?:"))
+"""Many in a row."""
 _NO_ROUTE = Route(b"", 0, b"")
 
 
@@ -75,9 +77,9 @@ class Ingest:
         self.bytes_in = 0
         self._handlers = handlers
         self._ids = ids
-        # ACKs that came in a row, and where the first of them is.
+        # ACKs that came in a row, and the pieces of the read that they are.
         self._acks: list[bytes] = []
-        self._acks_at: list[int] = []
+        self._acks_in: list[re.Match[bytes]] = []
         self._rules: tuple[Limits, int, int] | None = None
         self._caches: tuple[RouteCache, ...] = ()
         self.configure(limits, login_limits, destination_bytes, cache_bytes)
@@ -131,9 +133,10 @@ class Ingest:
 
     def _acknowledge(self, connection: Connection) -> None:
         acks, self._acks = self._acks, []
-        places, self._acks_at = self._acks_at, []
+        pieces, self._acks_in = self._acks_in, []
         settled = self._handlers.acknowledge(connection, acks)
         if settled < len(acks):
+            places = [ack.start() for piece in pieces for ack in _PLAIN_ACK.finditer(piece.string, *piece.span())]
             self._at = places[settled]
             # Says what is wrong with it.
             self._handlers.command(connection, Frame("ACK", [("id", acks[settled].decode())]))
@@ -160,12 +163,12 @@ class Ingest:
                     continue
                 if byte == 65 and connection.version is Version.V1_2:
                     # 'A': most probably an ACK, and one of many in a row.
-                    match = _PLAIN_ACK.match(data, pos)
+                    match = _PLAIN_ACKS.match(data, pos)
                     if match is not None:
                         if assembly.batches or receipts:
                             self._flush(connection, assembly, receipts)
-                        self._acks.append(match[1])
-                        self._acks_at.append(pos)
+                        self._acks_in.append(match)
+                        self._acks += _PLAIN_ACK.findall(data, *match.span())
                         pos = match.end()
                         head = None
                         continue
