@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
@@ -17,6 +18,14 @@ _RUNAWAY: Final = 4
 """So many times its limit, commits have to wait until it is written back."""
 _LITTLE: Final = 1 << 20
 """Bytes that the writer writes back itself."""
+_AHEAD: Final = 1 << 20
+"""Bytes that are written before they are needed. With each fsync it costs more to have a file grow than to write over
+what is there: measured for two pages 147 us against 94."""
+_SPARE: Final = 64 << 20
+"""Bytes of a disk that is not to be filled for that."""
+_KEPT: Final = 16 << 20
+"""Bytes of the file that stay when there is nothing to write, for the same reason."""
+_FRAME_HEADER: Final = 24
 _VACUUM_PAGES: Final = 256
 """Pages given back to the disk at a time, so that a write that comes meanwhile waits for milliseconds only."""
 _MANY_FREE: Final = 16384
@@ -40,6 +49,8 @@ class WriteAheadLog:
         self._helper = helper
         self._limit = limit
         self._page_size = int(connection.pragma("page_size"))
+        self._path = f"{connection.filename}-wal"
+        self._is_ahead = True
         self._unlooked = 0
         self._executor = ThreadPoolExecutor(1, "store-checkpoint")
         self._pass: Future[tuple[int, int]] | None = None
@@ -54,6 +65,7 @@ class WriteAheadLog:
 
     def _look(self) -> None:
         frames, written = self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+        self._write_ahead(frames)
         size, missing = frames * self._page_size, (frames - written) * self._page_size
         if size < self._limit or not missing:
             return
@@ -68,14 +80,38 @@ class WriteAheadLog:
         # PASSIVE waits for nobody, and nobody for it.
         self._pass = self._executor.submit(self._helper.wal_checkpoint, mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
 
+    def _write_ahead(self, frames: int) -> None:
+        """Have the file be longer than what comes next. Behind the last frame SQLite heeds nothing, as it leaves there
+        what it wrote before it began anew."""
+        end = frames * (self._page_size + _FRAME_HEADER)
+        if end > self._limit or not self._is_ahead:
+            return
+        try:
+            size = os.stat(self._path).st_size
+            if end + _AHEAD // 2 >= size:
+                self._lengthen(size)
+        except OSError:
+            # SQLite meets it as well, and it is reported then.
+            self._is_ahead = False
+
+    def _lengthen(self, size: int) -> None:
+        disk = os.statvfs(self._path)
+        if disk.f_bavail * disk.f_frsize < _SPARE:
+            return
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.pwrite(descriptor, bytes(_AHEAD), size)
+        finally:
+            os.close(descriptor)
+
     def write_back(self) -> None:
         """Write back what can be, at once."""
         self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
         self.checkpoints += 1
 
     def tidy(self) -> None:
-        """Write everything back and cut the log's file, unless somebody is reading; give free pages back to the disk,
-        a few each time (`shrinking`: call again). For when nothing is to be written."""
+        """Write everything back and cut the log's file if it is long, unless somebody is reading; give free pages back
+        to the disk, a few each time (`shrinking`: call again). For when nothing is to be written."""
         if self._pass is not None:
             helped, self._pass = self._pass, None
             helped.result()
@@ -90,7 +126,10 @@ class WriteAheadLog:
             return
         self._connection.set_busy_timeout(0)
         try:
-            self._connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
+            is_long = os.stat(self._path).st_size > _KEPT
+            self._connection.wal_checkpoint(
+                mode=apsw.SQLITE_CHECKPOINT_TRUNCATE if is_long else apsw.SQLITE_CHECKPOINT_RESTART
+            )
             self.checkpoints += 1
             self.used = False
         except apsw.BusyError:

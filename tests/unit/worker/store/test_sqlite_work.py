@@ -108,6 +108,7 @@ def test_the_log_stays_near_its_size_while_writes_go_on(sqlite: Open) -> None:
 
 def test_when_idle_the_log_is_emptied_and_the_file_shrinks(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.store.writer._IDLE", 0.0)
+    monkeypatch.setattr("worker.store.log_file._KEPT", 0)
     monkeypatch.setattr("worker.store.log_file._MANY_FREE", 300)
     monkeypatch.setattr("worker.store.log_file._FEW_FREE", 100)
 
@@ -125,7 +126,75 @@ def test_when_idle_the_log_is_emptied_and_the_file_shrinks(sqlite: Open, monkeyp
     run(main)
 
 
+def test_a_short_log_is_written_over_not_cut(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.store.writer._IDLE", 0.0)
+
+    async def main() -> None:
+        async with sqlite() as s:
+            log = s.path.parent / "store.db-wal"
+            await s.write(inserts=[(key(n), b"x" * 40_000) for n in range(1, 11)])
+            while s.store._writer is not None and s.store._writer._wal.used:
+                await s.page()
+            size = log.stat().st_size
+            assert size >= 400_000
+            monkeypatch.setattr("worker.store.writer._IDLE", 60.0)
+            await s.write(inserts=[(key(11), b"x")])
+            frames, _ = s.store._connections[0].wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            assert 0 < frames < 10
+            assert log.stat().st_size == size
+            assert len(await s.page()) == 11
+
+    run(main)
+
+
+def test_the_log_is_longer_than_what_comes_next(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        async with sqlite() as s:
+            log = s.path.parent / "store.db-wal"
+            lengths = set()
+            for n in range(1, 400):
+                await s.write(inserts=[(key(n), b"x")])
+                if n >= 16:
+                    lengths.add(log.stat().st_size)
+            frames, _ = s.store._connections[0].wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_NOOP)
+            assert frames * 4096 < max(lengths)
+            assert len(lengths) < 10
+
+    run(main)
+
+
+def test_what_was_written_ahead_is_nothing_after_a_crash(sqlite: Open, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+
+    async def main() -> None:
+        async with sqlite() as s:
+            for n in range(1, 40):
+                await s.write(inserts=[(key(n), b"x")])
+            assert (s.path.parent / "store.db-wal").stat().st_size > 1 << 20
+            for name in ("store.db", "store.db-wal"):
+                (copy / name).write_bytes((s.path.parent / name).read_bytes())
+        async with SqliteOpened(copy) as again:
+            assert [number for number, _, _ in await again.page()] == [key(n) for n in range(1, 40)]
+            await again.write(inserts=[(key(40), b"x")])
+
+    run(main)
+
+
+def test_a_disk_that_is_nearly_full_is_not_filled_ahead(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.store.log_file._SPARE", 1 << 60)
+
+    async def main() -> None:
+        async with sqlite() as s:
+            for n in range(1, 40):
+                await s.write(inserts=[(key(n), b"x")])
+            assert (s.path.parent / "store.db-wal").stat().st_size < 1 << 20
+
+    run(main)
+
+
 def test_a_reader_keeps_no_log_from_being_emptied(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.store.log_file._KEPT", 0)
     monkeypatch.setattr("worker.store.writer._IDLE", 0.0)
 
     async def main() -> None:
