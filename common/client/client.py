@@ -17,10 +17,11 @@ from common.client.errors import ClientClosed, ClientError
 from common.client.events import ClientEvent
 from common.client.frames import Headers
 from common.client.heads import Heads, encode_plain, send_frame, send_headers
-from common.client.link import Link, Settings
+from common.client.link import Link
 from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.requests import Requests
+from common.client.rounds import Settings
 from common.client.subscription import OnMessage, Subscription
 from common.client.transaction import Transaction
 from common.client.unconfirmed import SEND_BYTES, OnLoss

@@ -7,20 +7,15 @@ the subscriptions first, then the frames without RECEIPT in their order, then wh
 from __future__ import annotations
 
 import asyncio
-import random
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from ssl import SSLContext
 from typing import TYPE_CHECKING
 
 from common.client import frames
-from common.client.address import Address
-from common.client.backoff import Backoff
 from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
-from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected
+from common.client.events import ClientEvent, Connected, Disconnected
 from common.client.incoming import Incoming
 from common.client.receipt import Receipt
+from common.client.rounds import Rounds, Settings
 from common.client.session import Session
 from common.client.unconfirmed import OnLoss, Unconfirmed
 from common.codec import encode_headers
@@ -31,7 +26,7 @@ from common.negotiation import Version
 if TYPE_CHECKING:
     from common.client.subscription import Subscription
 
-__all__ = ["Link", "Settings"]
+__all__ = ["Link"]
 
 _NOBODYS_FAULT = frozenset(
     {
@@ -53,33 +48,19 @@ _MOST_REFUSALS = 3
 """Sessions in a row that end with an ERROR which names no frame, until the client takes it for an answer."""
 
 
-@dataclass(slots=True)
-class Settings:
-    """How to connect. `heart_beat` in milliseconds, times in seconds."""
-
-    addresses: tuple[Address, ...]
-    # It may hold a passcode.
-    connect: Frame = field(repr=False)
-    heart_beat: tuple[int, int]
-    ssl: SSLContext | None
-    connect_timeout: float
-    backoff: Backoff | None
-    on_event: Callable[[ClientEvent], None] | None
-
-
 class Link:
     """One client's. `connect`, then it keeps connected until `close`, or until its back-off gives up."""
 
     def __init__(self, settings: Settings, *, window: int, window_bytes: int, buffer_bytes: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
+        self._rounds = Rounds(settings, self, self._tell)
         self.unconfirmed = Unconfirmed(window, window_bytes)
         self.incoming = Incoming(buffer_bytes, self._awaited)
         self.session: Session | None = None
         self._subscriptions: dict[str, Subscription] = {}
         # The one that the last MESSAGE was for; the next one mostly is, too.
         self._latest: Subscription | None = None
-        self._next_address = 0
         self._ended: ClientError | None = None
         self._loss: asyncio.Future[tuple[Session, ClientError]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
@@ -90,9 +71,9 @@ class Link:
         self._parting = False
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
         self._fruitful = self._refused = False
-        # Sessions in a row that were refused so, and sessions and rounds in a row that led to nothing.
-        self._refusals = self._barren = 0
-        self._lost_at = self._connected_at = self._loop.time()
+        # Sessions in a row that were refused so.
+        self._refusals = 0
+        self._connected_at = self._loop.time()
 
     # --- connecting
 
@@ -101,7 +82,7 @@ class Link:
 
         Raises ConnectFailed.
         """
-        self._adopt(await (self._reach() if patient else self._round()))
+        self._adopt(await (self._rounds.reach() if patient else self._rounds.one()))
         self._keeper = asyncio.create_task(self._keep(), name="stampede client")
 
     async def _keep(self) -> None:
@@ -114,58 +95,12 @@ class Link:
                 if self._settings.backoff is None or self._refusals >= _MOST_REFUSALS:
                     self.end(error)
                     return
-                self._adopt(await self._reach(ConnectFailed([(session.address, error)])))
+                self._adopt(await self._rounds.reach(ConnectFailed([(session.address, error)])))
         except ConnectFailed as error:
             self.end(error)
         finally:
             # Whatever went wrong, nobody waits for ever.
             self.end(ClientClosed())
-
-    async def _reach(self, loss: ConnectFailed | None = None) -> Session:
-        """Rounds over the addresses until one answers, after `loss`. Raises ConnectFailed if it gives up."""
-        backoff = self._settings.backoff or Backoff()
-        failures = self._barren
-        if failures and loss is not None:
-            await asyncio.sleep(self._wait(backoff, failures, loss))
-        while True:
-            try:
-                return await self._round()
-            except ConnectFailed as error:
-                failures += 1
-                wait = self._wait(backoff, failures, error)
-                self._tell(ConnectFailing(error, failures, wait))
-                await asyncio.sleep(wait)
-
-    def _wait(self, backoff: Backoff, failures: int, error: ConnectFailed) -> float:
-        """Seconds until the next attempt. Raises `error` if that is too late."""
-        wait = backoff.wait(failures, random.random)
-        tried = self._loop.time() + wait - self._lost_at
-        if backoff.give_up_after is not None and tried > backoff.give_up_after:
-            raise error
-        return wait
-
-    async def _round(self) -> Session:
-        """One attempt at each address, beginning with the one after the last that was used."""
-        settings = self._settings
-        count = len(settings.addresses)
-        attempts: list[tuple[Address, Exception]] = []
-        for index in range(self._next_address, self._next_address + count):
-            address = settings.addresses[index % count]
-            try:
-                session = await Session.open(
-                    address,
-                    settings.connect,
-                    settings.heart_beat,
-                    self,
-                    ssl=settings.ssl,
-                    within=settings.connect_timeout,
-                )
-            except ClientError as error:
-                attempts.append((address, error))
-            else:
-                self._next_address = (index + 1) % count
-                return session
-        raise ConnectFailed(attempts)
 
     def _adopt(self, session: Session) -> None:
         self._loss = self._loop.create_future()
@@ -355,11 +290,7 @@ class Link:
         lasted = now - self._connected_at > longest
         if lasted or not self._refused:
             self._refusals = 0
-        if lasted or (self._fruitful and not self._refused):
-            self._barren = 0
-            self._lost_at = now
-        else:
-            self._barren += 1
+        self._rounds.lost(fruitful=lasted or (self._fruitful and not self._refused))
         if self._loss is not None:
             self._loss.set_result((session, error))
 
