@@ -22,6 +22,7 @@ from common.client.message import Message
 from common.client.receipt import Receipt
 from common.client.requests import Requests
 from common.client.rounds import Settings
+from common.client.session import Session
 from common.client.subscription import OnMessage, Subscription
 from common.client.transaction import Transaction
 from common.client.unconfirmed import SEND_BYTES, OnLoss
@@ -160,24 +161,28 @@ class Client:
         return self._open
 
     @property
+    def _session(self) -> Session | None:
+        return None if self._open is None else self._open.current
+
+    @property
     def connected(self) -> bool:
         """Whether there is a connection now."""
-        return self._open is not None and self._open.session is not None
+        return self._session is not None
 
     @property
     def session(self) -> str | None:
         """The broker's name of the current connection, None without one."""
-        return None if self._open is None or self._open.session is None else self._open.session.id
+        return None if self._session is None else self._session.id
 
     @property
     def server(self) -> str | None:
         """What the broker calls itself (`server` of CONNECTED), None without a connection."""
-        return None if self._open is None or self._open.session is None else self._open.session.server
+        return None if self._session is None else self._session.server
 
     @property
     def version(self) -> str | None:
         """The STOMP version of the current connection, None without one."""
-        return None if self._open is None or self._open.session is None else self._open.session.version.label
+        return None if self._session is None else self._session.version.label
 
     # --- sending
 

@@ -15,6 +15,7 @@ from common.client.errors import BrokerError, ClientClosed, ClientError, Connect
 from common.client.events import ClientEvent, Connected, Disconnected
 from common.client.incoming import Incoming
 from common.client.receipt import Receipt
+from common.client.replay import Replay, write_again
 from common.client.rounds import Rounds, Settings
 from common.client.session import Session
 from common.client.unconfirmed import OnLoss, Unconfirmed
@@ -69,6 +70,10 @@ class Link:
         self.replies_awaited = 0
         self._paced = 0
         self._parting = False
+        # Whether the last session was refused nobody knows what, and then its successor's replay and whom it suspects.
+        self._careful = False
+        self._replay: Replay | None = None
+        self._suspect = 0
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
         self._fruitful = self._refused = False
         # Sessions in a row that were refused so.
@@ -109,17 +114,7 @@ class Link:
         if session.loss is not None:
             self._note_loss(session, session.loss)
             return
-        self.session = session
         self.incoming.connected(session)
-        again = self.unconfirmed.again()
-        for subscription in list(self._subscriptions.values()):
-            subscription.subscribe(session)
-        for frame in again:
-            if isinstance(frame, bytes):
-                session.write(frame)
-            else:
-                session.send(frame)
-        self._wake()
         self._tell(
             Connected(
                 session.address,
@@ -127,9 +122,32 @@ class Link:
                 session.server,
                 session.version.label,
                 resumed=len(self._subscriptions),
-                resent=len(again),
+                resent=self.unconfirmed.sends,
             )
         )
+        if self._careful:
+            self._replay = Replay(session, self._subscriptions, self.unconfirmed)
+            self._go_on(self._replay)
+        else:
+            self._take_up(session, set())
+
+    def _go_on(self, replay: Replay) -> None:
+        """The next step of it; after the last the session is as any other."""
+        if not replay.go_on():
+            self._careful = False
+            self._replay = None
+            self._take_up(replay.session, replay.made)
+
+    def _take_up(self, session: Session, made: set[Subscription]) -> None:
+        """Write what the last session left, and let everybody write; `made` are the subscriptions it knows already."""
+        self.session = session
+        again = self.unconfirmed.again()
+        for subscription in list(self._subscriptions.values()):
+            if subscription not in made:
+                subscription.subscribe(session)
+        for frame in again:
+            write_again(session, frame)
+        self._wake()
 
     def _tell(self, event: ClientEvent) -> None:
         if self._settings.on_event is not None:
@@ -138,8 +156,13 @@ class Link:
 
     # --- for those who write
 
+    @property
+    def current(self) -> Session | None:
+        """The connection that there is, which may not be for everybody yet."""
+        return self.session if self._replay is None else self._replay.session
+
     async def connected(self) -> Session:
-        """The current session; waits until there is one. Raises what ended the client."""
+        """The session that everybody may write to; waits until there is one. Raises what ended the client."""
         while self.session is None:
             self.check()
             waiter = self._loop.create_future()
@@ -219,9 +242,12 @@ class Link:
 
     def unsubscribe(self, subscription: Subscription) -> asyncio.Future[Receipt] | None:
         """Forget it, and tell the broker if it knows it."""
-        if not self.forget(subscription) or self.session is None:
+        session = self.current
+        if not self.forget(subscription) or session is None:
             return None
-        return self.request(self.session, frames.unsubscribe(subscription.id), OnLoss.DONE)
+        if self._replay is not None and subscription not in self._replay.made:
+            return None
+        return self.request(session, frames.unsubscribe(subscription.id), OnLoss.DONE)
 
     def forget(self, subscription: Subscription) -> bool:
         """Make it no more; returns whether it was to be. The broker is not told."""
@@ -236,9 +262,7 @@ class Link:
     def on_frame(self, session: Session, frame: Frame) -> None:
         command = frame.command
         if session is not self.session:
-            # Not taken up yet, or given up before the end of this read.
-            if command == "ERROR":
-                session.fail(BrokerError(frame))
+            self._on_early_frame(session, frame)
         elif command == "MESSAGE":
             self._fruitful = True
             subscription = self._latest
@@ -251,15 +275,45 @@ class Link:
             if self.unconfirmed.confirm(frame):
                 self._fruitful = True
         elif command == "ERROR":
-            error = BrokerError(frame)
-            if error.code == ErrorCode.SUBSCRIPTION_IN_USE:
-                # Perhaps by this client's last connection, which the broker has not missed yet: no need to hurry.
-                self._refused = True
-            if error.code not in _NOBODYS_FAULT and not self.unconfirmed.refuse(frame.get("receipt-id"), error):
-                self._refused = True
-                self._refusals += 1
-            # The broker closes too (1.2 section ERROR), but not every broker does.
-            session.fail(error)
+            self._on_error(session, BrokerError(frame))
+
+    def _on_early_frame(self, session: Session, frame: Frame) -> None:
+        """Of a session that is not everybody's: not taken up yet, in a replay, or given up before the end of a read."""
+        replay = self._replay
+        command = frame.command
+        if replay is None or replay.session is not session:
+            if command == "ERROR":
+                session.fail(BrokerError(frame))
+        elif command == "MESSAGE":
+            subscription = self._find(session, frame)
+            if subscription is not None:
+                subscription.take(session, frame)
+        elif command == "RECEIPT":
+            if self.unconfirmed.confirm(frame):
+                self._fruitful = True
+            self._go_on(replay)
+        elif command == "ERROR":
+            self._on_error(session, BrokerError(frame))
+
+    def _on_error(self, session: Session, error: BrokerError) -> None:
+        if error.code == ErrorCode.SUBSCRIPTION_IN_USE:
+            # Perhaps by this client's last connection, which the broker has not missed yet: no need to hurry.
+            self._refused = True
+        if error.code not in _NOBODYS_FAULT and not self._blame(error):
+            self._refused = self._careful = True
+            self._refusals += 1
+        # The broker closes too (1.2 section ERROR), but not every broker does.
+        session.fail(error)
+
+    def _blame(self, error: BrokerError) -> bool:
+        """Tell the frame that was refused, if it is known which that was."""
+        if self.unconfirmed.refuse(error.frame.get("receipt-id"), error):
+            return True
+        if self._replay is None or error.frame.get("receipt-id") is not None:
+            return False
+        # It was alone but for frames without a receipt, which others write: twice is no accident.
+        suspect, self._suspect = self._suspect, self._replay.alone
+        return suspect == self._suspect and self.unconfirmed.refuse(str(suspect), error)
 
     def _find(self, session: Session, frame: Frame) -> Subscription | None:
         """The subscription that a MESSAGE is for."""
@@ -272,9 +326,9 @@ class Link:
         return subscription
 
     def on_lost(self, session: Session, error: ClientError) -> None:
-        if session is not self.session:
+        if session is not self.current:
             return
-        self.session = None
+        self.session = self._replay = None
         self.incoming.connected(None)
         unknown = self.unconfirmed.unknown
         self.unconfirmed.lost(error)
@@ -306,10 +360,11 @@ class Link:
                 async with asyncio.timeout(within):
                     while self.unconfirmed.sends:
                         await self.unconfirmed.idle()
-                    if self.session is not None:
+                    session = self.current
+                    if session is not None:
                         # The broker may close before its RECEIPT has been looked at here.
                         self._parting = True
-                        await self.request(self.session, frames.disconnect(), OnLoss.DONE)
+                        await self.request(session, frames.disconnect(), OnLoss.DONE)
         finally:
             # Also for those who do not want to wait any more: nothing may stay open.
             left = self.unconfirmed.sends
@@ -319,7 +374,7 @@ class Link:
 
     async def stop(self) -> None:
         """End at once: what is unconfirmed fails with ClientClosed."""
-        session = self.session
+        session = self.current
         self.end(ClientClosed())
         try:
             if self._keeper is not None:
@@ -333,7 +388,7 @@ class Link:
         """It is over, for `error`: all that waits gets it."""
         if self._ended is None:
             self._ended = error
-        self.session = None
+        self.session = self._replay = None
         self.incoming.connected(None)
         self.unconfirmed.end(error)
         for subscription in list(self._subscriptions.values()):

@@ -10,9 +10,12 @@ from collections import deque
 from contextlib import suppress
 from enum import Enum
 
-from common.client.errors import ClientError, OutcomeUnknown
+from common.client.errors import BrokerError, ClientError, OutcomeUnknown
+from common.client.limits import GENEROUS
 from common.client.receipt import Receipt
+from common.decoder import Decoder
 from common.frame import Frame
+from common.negotiation import Version
 
 __all__ = ["SEND_BYTES", "OnLoss", "Unconfirmed"]
 
@@ -62,11 +65,15 @@ class Unconfirmed:
         self._window = window
         self._window_bytes = window_bytes
         self._frames: dict[str, _Awaited] = {}
-        self._last_id = 0
+        self.last_id = 0
+        """That of the frame that was added last."""
         self._sends = 0
         self._bytes = 0
         self._blind = 0
         self._proven = 0
+        # Up to which id those that are written again were on this connection (None: all of them), and on any before.
+        self._written: int | None = None
+        self._written_before = 0
         # To those who have been told that there is room, and have not added their SEND yet.
         self._promised = self._promised_bytes = 0
         self._room: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -88,8 +95,8 @@ class Unconfirmed:
     def add(self, frame: Frame, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int = 0) -> None:
         """Give `frame` a `receipt` header and remember it; `size` is its share of the window in bytes, 0 if it has
         none. `future` gets the Receipt, BrokerError, or what its `on_loss` brings."""
-        self._last_id += 1
-        id = str(self._last_id)
+        self.last_id += 1
+        id = str(self.last_id)
         frame.headers.append(("receipt", id))
         self._remember(id, _Awaited(frame, future, on_loss, size, self._blind))
 
@@ -99,7 +106,7 @@ class Unconfirmed:
         `head` is its headers, each with its LF, without any that is escaped. `key` begins its `idempotency-key`, None
         for none.
         """
-        self._last_id = number = self._last_id + 1
+        self.last_id = number = self.last_id + 1
         size = len(body)
         if key is None:
             data = b"SEND\n%breceipt:%d\ncontent-length:%d\n\n%b\0" % (head, number, size, body)
@@ -183,13 +190,20 @@ class Unconfirmed:
         return awaited.on_loss is not _FORGET
 
     def refuse(self, receipt_id: str | None, error: ClientError) -> bool:
-        """The broker has refused this frame; without an id the only one there is. Returns whether there was one."""
-        if receipt_id is None and len(self._frames) == 1 and not self.unknown:
-            receipt_id = next(iter(self._frames))
+        """The broker has refused this frame; without an id the only one that is written. Returns whether there was
+        one."""
+        if receipt_id is None and not self.unknown:
+            written = self._on_this_connection()
+            receipt_id = written[0] if len(written) == 1 else None
         awaited = self._take(receipt_id or "")
         if awaited is not None and not awaited.future.done():
             _fail(awaited, error)
         return awaited is not None
+
+    def _on_this_connection(self) -> list[str]:
+        """Ids of the frames that may be answered."""
+        upto = self.last_id if self._written is None else self._written
+        return [id for id, each in self._frames.items() if each.on_loss is not OnLoss.AGAIN or int(id) <= upto]
 
     def _take(self, id: str) -> _Awaited | None:
         awaited = self._frames.pop(id, None)
@@ -217,21 +231,57 @@ class Unconfirmed:
             else:
                 _fail(awaited, error)
         self._proven = self._blind
+        self._written_before = self._ever_written
+        self._written = 0
+
+    @property
+    def _ever_written(self) -> int:
+        """Up to which id SENDs were written, on whatever connection."""
+        return self.last_id if self._written is None else max(self._written, self._written_before)
 
     def again(self) -> list[Frame | bytes]:
-        """What is to be written on a new connection, in its order; bytes as they are."""
-        return [awaited.frame for awaited in self._frames.values()]
+        """What is to be written on a new connection, in its order; bytes as they are. From now on it counts as
+        written, and so does what is added."""
+        self._written = None
+        return [awaited.frame for awaited in self._frames.values() if awaited.on_loss is OnLoss.AGAIN]
+
+    def next_again(self, up_to: int) -> tuple[int, Frame | bytes] | None:
+        """The first of what `again` would give, with its id, unless that is over `up_to`. None that comes after it
+        counts as written."""
+        for text, awaited in self._frames.items():
+            if awaited.on_loss is OnLoss.AGAIN:
+                id = int(text)
+                if id > up_to:
+                    return None
+                self._written = id
+                return id, awaited.frame
+        return None
+
+    def awaits(self, id: int) -> bool:
+        """Whether the frame with that id has no RECEIPT yet."""
+        return str(id) in self._frames
 
     def end(self, error: ClientError) -> None:
-        """There will be no other connection: all that is left fails with `error`, if that is a failure."""
-        for awaited in self._frames.values():
-            if not awaited.future.done():
+        """There will be no other connection: all that is left fails with `error`, if that is a failure. A refusal is
+        that of another frame: what was written may be stored."""
+        written = self._ever_written
+        for id, awaited in self._frames.items():
+            if awaited.future.done():
+                continue
+            if awaited.on_loss is OnLoss.AGAIN and isinstance(error, BrokerError) and int(id) <= written:
+                awaited.future.set_exception(OutcomeUnknown(_frame_of(awaited), error))
+            else:
                 _fail(awaited, error)
         self._frames.clear()
         self._sends = self._bytes = 0
         while self._room:
             self._give_place()
         _wake(self._idle)
+
+
+def _frame_of(awaited: _Awaited) -> Frame:
+    frame = awaited.frame
+    return next(iter(Decoder(Version.V1_2, GENEROUS).feed(frame))) if isinstance(frame, bytes) else frame
 
 
 def _fail(awaited: _Awaited, error: ClientError) -> None:

@@ -106,6 +106,40 @@ def test_the_end_fails_what_is_left_but_for_what_is_over_anyway() -> None:
     running(main)
 
 
+def test_an_end_by_a_refusal_tells_what_was_written_that_nobody_knows() -> None:
+    async def main() -> None:
+        unconfirmed = Unconfirmed(10, 1 << 20)
+        before = send(unconfirmed, b"before")
+        unconfirmed.lost(LOST)
+        late = send(unconfirmed, b"late")
+        unconfirmed.lost(LOST)
+        end = BrokerError(Frame("ERROR", [("message", "not you")]))
+        unconfirmed.end(end)
+        error = before.exception()
+        assert isinstance(error, OutcomeUnknown)
+        assert (error.frame.body, error.__cause__) == (b"before", end)
+        assert late.exception() is end
+
+    running(main)
+
+
+def test_only_what_is_written_can_be_refused() -> None:
+    async def main() -> None:
+        unconfirmed = Unconfirmed(10, 1 << 20)
+        first, second = send(unconfirmed, b"1"), send(unconfirmed, b"2")
+        unconfirmed.lost(LOST)
+        error = BrokerError(Frame("ERROR"))
+        assert not unconfirmed.refuse(None, error)
+        found = unconfirmed.next_again(2)
+        assert found is not None
+        assert found[0] == 1
+        assert unconfirmed.next_again(0) is None
+        assert unconfirmed.refuse(None, error)
+        assert (first.done(), second.done()) == (True, False)
+
+    running(main)
+
+
 def test_a_refusal_is_of_the_frame_it_names_or_of_the_only_one() -> None:
     async def main() -> None:
         error = BrokerError(Frame("ERROR"))
