@@ -220,6 +220,11 @@ class Link:
             session.send(frame)
         return future
 
+    def write_unnamed(self, session: Session, frame: Frame) -> None:
+        """Write `frame`, whose failure nobody would be told of."""
+        session.send(frame)
+        self.unconfirmed.add_unnamed()
+
     def post(self, head: bytes, body: bytes, key: bytes | None) -> asyncio.Future[Receipt]:
         """Write a SEND, now or on the next connection, and return the future of its RECEIPT; see
         `Unconfirmed.add_send`. There must be room for it."""
@@ -307,11 +312,13 @@ class Link:
 
     def _blame(self, error: BrokerError) -> bool:
         """Tell the frame that was refused, if it is known which that was."""
-        if self.unconfirmed.refuse(error.frame.get("receipt-id"), error):
+        id = error.frame.get("receipt-id")
+        acks = any(each.may_have_acknowledged for each in self._subscriptions.values())
+        if self.unconfirmed.refuse(id, error, acks=acks):
             return True
-        if self._replay is None or error.frame.get("receipt-id") is not None:
+        if self._replay is None or id is not None:
             return False
-        # It was alone but for frames without a receipt, which others write: twice is no accident.
+        # It was alone but for ACKs and NACKs, which are written all the while: twice is no accident.
         suspect, self._suspect = self._suspect, self._replay.alone
         return suspect == self._suspect and self.unconfirmed.refuse(str(suspect), error)
 

@@ -282,6 +282,11 @@ class Subscription:
         else:
             await message.ack()
 
+    @property
+    def may_have_acknowledged(self) -> bool:
+        """Whether it may have written an ACK by `acknowledge`, which counts none: it takes a good part of its time."""
+        return self._received > 0 and not self._is_auto
+
     def acknowledge(self, message: Message) -> bool:
         """Write the ACK of one of its messages if nothing is particular about it; returns whether that is done."""
         session = message.session
@@ -328,7 +333,7 @@ class Subscription:
             transaction.on_undone(undo)
         if receipt:
             return await self._link.request(session, frame, OnLoss.UNKNOWN)
-        session.send(frame)
+        self._link.write_unnamed(session, frame)
         if session.congested:
             await self._link.drained(session)
         return None

@@ -46,14 +46,14 @@ class Transaction:
         if self._session is not None:
             raise ClientError("this transaction was begun before; make another")
         self._session = await self._link.connected()
-        self._session.send(frames.begin(self.name))
+        self._link.write_unnamed(self._session, frames.begin(self.name))
 
     async def send(self, destination: str, body: Body = b"", **options: Unpack[SendOptions]) -> None:
         """SEND as a part of it, see `Client.send`."""
         session = self.session
         frame = send_frame(destination, body, **options)
         frame.headers.append(("transaction", self.name))
-        session.send(frame)
+        self._link.write_unnamed(session, frame)
         await self._link.pace()
         await self._link.drained(session)
 
@@ -82,7 +82,7 @@ class Transaction:
             self._over = True
             self._unsettle()
             if self._session is not None and self._session.loss is None:
-                self._session.send(frames.abort(self.name))
+                self._link.write_unnamed(self._session, frames.abort(self.name))
 
     @property
     def session(self) -> Session:

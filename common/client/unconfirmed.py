@@ -37,13 +37,20 @@ class OnLoss(Enum):
     """Somebody makes another frame of it: a SUBSCRIBE for one. Its future is cancelled."""
 
 
+_OTHER = 1 << 48
+"""What another frame than a SEND counts among those without a receipt, of which there are never so many: both are one
+number, so that a frame which has one notes only that."""
+
+_ALWAYS_CONFIRMED = frozenset({"SUBSCRIBE", "UNSUBSCRIBE", "COMMIT", "DISCONNECT"})
+"""Commands that are never written without a receipt."""
+
 # A member of an enum takes longer to look up than all else that is done with it.
 _AGAIN, _FORGET = OnLoss.AGAIN, OnLoss.FORGET
 
 
 class _Awaited:
     """`frame` is as it is written where that is the same in every version. `size` is its share of the window in bytes,
-    0 if it has none; `blind` how many SENDs without a receipt were written before it."""
+    0 if it has none; `blind` what was written without a receipt before it."""
 
     __slots__ = ("blind", "frame", "future", "on_loss", "size")
 
@@ -55,6 +62,10 @@ class _Awaited:
         self.on_loss = on_loss
         self.size = size
         self.blind = blind
+
+    @property
+    def command(self) -> str:
+        return "SEND" if isinstance(self.frame, bytes) else self.frame.command
 
 
 class Unconfirmed:
@@ -90,7 +101,7 @@ class Unconfirmed:
     @property
     def unknown(self) -> int:
         """How many SENDs without a receipt were written after the last frame that the broker has confirmed."""
-        return self._blind - self._proven
+        return (self._blind - self._proven) % _OTHER
 
     def add(self, frame: Frame, future: asyncio.Future[Receipt], on_loss: OnLoss, size: int = 0) -> None:
         """Give `frame` a `receipt` header and remember it; `size` is its share of the window in bytes, 0 if it has
@@ -124,8 +135,13 @@ class Unconfirmed:
             self._bytes += awaited.size
 
     def add_blind(self) -> None:
-        """A SEND without a receipt is written."""
+        """A SEND without a receipt is written, outside of any transaction."""
         self._blind += 1
+
+    def add_unnamed(self) -> None:
+        """Another frame without a receipt is written, of which nobody asks what became of it: the ERROR to it cannot
+        say so. The plain ACKs of `Subscription.acknowledge` are not counted, see `refuse`."""
+        self._blind += _OTHER
 
     @property
     def has_room(self) -> bool:
@@ -189,16 +205,24 @@ class Unconfirmed:
             awaited.future.set_result(Receipt(frame))
         return awaited.on_loss is not _FORGET
 
-    def refuse(self, receipt_id: str | None, error: ClientError) -> bool:
-        """The broker has refused this frame; without an id the only one that is written. Returns whether there was
-        one."""
-        if receipt_id is None and not self.unknown:
-            written = self._on_this_connection()
-            receipt_id = written[0] if len(written) == 1 else None
-        awaited = self._take(receipt_id or "")
+    def refuse(self, receipt_id: str | None, error: BrokerError, *, acks: bool = False) -> bool:
+        """The broker has refused this frame; without an id the only one that it can be, since it is written, it is what
+        the `frame` of the ERROR says, and nothing is written that has no receipt. Of the latter, `acks` says whether
+        there may be ACKs that were not counted. Returns whether it is known which it was."""
+        if receipt_id is None:
+            return self._refuse_unnamed(error, acks)
+        awaited = self._take(receipt_id)
         if awaited is not None and not awaited.future.done():
             _fail(awaited, error)
         return awaited is not None
+
+    def _refuse_unnamed(self, error: BrokerError, acks: bool) -> bool:
+        command = error.frame.get("frame")
+        may_be = [id for id in self._on_this_connection() if command in (None, self._frames[id].command)]
+        acks = acks and command in (None, "ACK")
+        if len(may_be) == 1 and (command in _ALWAYS_CONFIRMED or (self._blind == self._proven and not acks)):
+            return self.refuse(may_be[0], error)
+        return False
 
     def _on_this_connection(self) -> list[str]:
         """Ids of the frames that may be answered."""

@@ -6,11 +6,12 @@ import asyncio
 
 import pytest
 
-from common.client import BrokerError, Connected
+from common.client import BrokerError, ClientError, Connected, Receipt
 from common.client.events import ClientEvent
 from common.frame import Frame
 from tests.client.faults import Talk, run, serving
 from tests.client.shared import on, queue, received
+from tests.client.test_endings import send_message
 from tests.client.test_servers import client_of
 from tests.harness.broker import Broker
 
@@ -174,4 +175,103 @@ def test_closing_while_the_one_to_blame_is_looked_for() -> None:
             assert all(isinstance(result, Exception) for result in results[1:])
 
     looking = asyncio.Event()
+    run(main)
+
+
+# --- what has no receipt
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_what_a_transaction_sends_is_not_put_on_the_message_of_another_task(said: bool) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        while True:
+            frame = await talk.frame()
+            if frame.get("destination") == "/bad":
+                talk.send("ERROR", [("frame", "SEND")] if said else [])
+                await talk.gone()
+                return
+            if frame.get("destination") == "/good" and talk.number == 0:
+                continue
+            talk.receipt(frame)
+
+    async def main() -> None:
+        async with serving(script) as fake, client_of(fake) as client:
+            with pytest.raises(ClientError):
+                async with client.transaction() as transaction:
+                    good = await client.post("/good")
+                    await transaction.send("/bad")
+                    await asyncio.wait([good])
+                    raise ClientError("as if there were more to do")
+            assert isinstance(good.result(), Receipt)
+
+    run(main)
+
+
+@pytest.mark.parametrize("said", [True, False])
+@pytest.mark.parametrize("command", ["ACK", "NACK"])
+def test_what_a_consumer_settles_is_not_put_on_a_message(command: str, said: bool) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        subscribe = await talk.frame("SUBSCRIBE")
+        talk.receipt(subscribe)
+        send_message(talk, subscribe, talk.number)
+        while True:
+            frame = await talk.frame()
+            if frame.command == command:
+                talk.send("ERROR", [("frame", command)] if said else [])
+                await talk.gone()
+                return
+            if talk.number > 0:
+                talk.receipt(frame)
+
+    async def main() -> None:
+        async with (
+            serving(script) as fake,
+            client_of(fake) as client,
+            client.subscribe("/queue/a", ack="client-individual") as subscription,
+        ):
+            message = await anext(subscription)
+            good = await client.post("/good")
+            await (message.ack() if command == "ACK" else message.nack())
+            assert isinstance(await good, Receipt)
+
+    run(main)
+
+
+def test_a_message_is_found_out_also_while_a_consumer_acknowledges() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        number = 0
+        while True:
+            frame = await talk.frame()
+            if frame.command == "SUBSCRIBE":
+                subscribe = frame
+            if frame.get("destination") == "/bad":
+                talk.send("ERROR")
+                await talk.gone()
+                return
+            if frame.command in ("SUBSCRIBE", "ACK"):
+                number += 1
+                send_message(talk, subscribe, number)
+            talk.receipt(frame)
+
+    async def main() -> None:
+        async def consume() -> None:
+            async for message in subscription:
+                if message.is_current:
+                    await message.ack()
+
+        async with (
+            serving(script) as fake,
+            client_of(fake) as client,
+            client.subscribe("/queue/a", ack="client-individual") as subscription,
+        ):
+            consuming = asyncio.create_task(consume())
+            with pytest.raises(BrokerError):
+                await client.send("/bad")
+            await client.send("/good")
+            consuming.cancel()
+            await asyncio.wait([consuming])
+
     run(main)

@@ -189,6 +189,39 @@ def test_what_was_sent_without_a_receipt_is_unknown_until_a_later_frame_is_confi
     running(main)
 
 
+def test_a_refusal_without_a_name_is_of_the_command_it_says_and_of_nothing_that_has_no_receipt() -> None:
+    def error(frame: str | None = None) -> BrokerError:
+        return BrokerError(Frame("ERROR", [] if frame is None else [("frame", frame)]))
+
+    async def main() -> None:
+        for frame, acks, add, refused in (
+            (None, False, "", False),
+            ("SEND", False, "", True),
+            ("SEND", True, "", True),
+            ("ACK", False, "", False),
+            ("SEND", False, "unnamed", False),
+            ("SEND", False, "blind", False),
+            ("COMMIT", True, "unnamed", True),
+            ("SUBSCRIBE", False, "", False),
+        ):
+            unconfirmed = Unconfirmed(10, 1 << 20)
+            unconfirmed.add(Frame("COMMIT"), future(), OnLoss.UNKNOWN)
+            send(unconfirmed)
+            if add:
+                getattr(unconfirmed, f"add_{add}")()
+            assert unconfirmed.unknown == (add == "blind")
+            assert unconfirmed.refuse(None, error(frame), acks=acks) == refused, frame
+        unconfirmed = Unconfirmed(10, 1 << 20)
+        send(unconfirmed)
+        assert not unconfirmed.refuse(None, error(), acks=True)
+        unconfirmed.add_unnamed()
+        send(unconfirmed)
+        unconfirmed.confirm(receipt(2))
+        assert unconfirmed.refuse(None, error())
+
+    running(main)
+
+
 # --- the window
 
 
