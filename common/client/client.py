@@ -16,6 +16,7 @@ from common.client.bodies import Body, encode_body, header_list
 from common.client.errors import ClientClosed, ClientError
 from common.client.events import ClientEvent
 from common.client.frames import Headers
+from common.client.handler import OnMessage
 from common.client.heads import Heads, encode_plain, send_frame, send_headers
 from common.client.link import Link
 from common.client.message import Message
@@ -23,7 +24,7 @@ from common.client.receipt import Receipt
 from common.client.requests import Requests
 from common.client.rounds import Settings
 from common.client.session import Session
-from common.client.subscription import OnMessage, Subscription
+from common.client.subscription import Subscription
 from common.client.transaction import Transaction
 from common.client.unconfirmed import SEND_BYTES, OnLoss
 from common.codec import encode_headers

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, Self
 
 from common.client import frames
 from common.client.errors import AlreadySettled, BrokerError, ClientError, ConnectionLost, StaleDelivery
+from common.client.handler import OnMessage, handle
 from common.client.incoming import MESSAGE_BYTES
 from common.client.message import Message
 from common.client.receipt import Receipt
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from common.client.session import Session
     from common.client.transaction import Transaction
 
-__all__ = ["OnMessage", "Subscription"]
-
-OnMessage = Callable[[Message], Awaitable[object] | object]
-"""What takes messages, one at a time: a coroutine function, or a plain one that returns soon."""
+__all__ = ["Subscription"]
 
 
 class Subscription:
@@ -91,7 +88,7 @@ class Subscription:
             self._leave(error if isinstance(error, ClientError) else None)
             raise
         if self._on_message is not None:
-            self._handler = asyncio.create_task(self._handle(self._on_message), name=f"stampede {self!r}")
+            self._handler = asyncio.create_task(handle(self, self._on_message), name=f"stampede {self!r}")
 
     async def stop(self) -> None:
         """UNSUBSCRIBE, and wait until the broker has confirmed it. What is not settled goes back to its queue; a
@@ -187,6 +184,11 @@ class Subscription:
         incoming.look()
         self._buffer.clear()
 
+    @property
+    def ended(self) -> bool:
+        """Whether nothing comes any more."""
+        return self._ended
+
     # --- messages
 
     def take(self, session: Session, frame: Frame) -> None:
@@ -243,44 +245,6 @@ class Subscription:
         if incoming.paused:
             incoming.look()
         return message
-
-    async def _handle(self, on_message: OnMessage) -> None:
-        """Settle each message by whether `on_message` returns."""
-        try:
-            async for message in self:
-                await self._handle_one(on_message, message)
-        except ClientError as error:
-            self._report("a subscription has ended", error)
-
-    async def _handle_one(self, on_message: OnMessage, message: Message) -> None:
-        try:
-            outcome = on_message(message)
-            if inspect.isawaitable(outcome):
-                await outcome
-        except asyncio.CancelledError as error:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
-                raise
-            # Something that on_message waited for was cancelled, not on_message.
-            self._report(f"on_message failed for {message!r}", error)
-            await self._settle(message, failed=True)
-        except Exception as error:  # noqa: BLE001 - whatever the user's code raises means: not done
-            self._report(f"on_message failed for {message!r}", error)
-            await self._settle(message, failed=True)
-        else:
-            await self._settle(message, failed=False)
-
-    async def _settle(self, message: Message, *, failed: bool) -> None:
-        if message.settled or self._ended or not message.is_current:
-            # Settled by on_message itself, or delivered again.
-            return
-        if failed and message.session.version is not Version.V1_0:
-            await message.nack()
-        elif failed:
-            # 1.0 has no NACK: it stays unsettled, and comes again when the subscription ends.
-            return
-        else:
-            await message.ack()
 
     @property
     def may_have_acknowledged(self) -> bool:
@@ -354,6 +318,3 @@ class Subscription:
                 message.settled_alone = False
 
         return undo
-
-    def _report(self, what: str, error: BaseException) -> None:
-        asyncio.get_running_loop().call_exception_handler({"message": what, "exception": error, "subscription": self})
