@@ -52,7 +52,8 @@ class Client:
     `connect_timeout`: for one address, up to CONNECTED. `close_timeout`: for what is unconfirmed when it is closed.
     `backoff`: how to connect again, None for never. `retry_first`: connect by it the first time, too; else one failure
     at each address is a failure. `window`: SENDs that may wait for their RECEIPT, and `window_bytes` of them, before
-    `post` waits. `buffer_bytes`: messages received and not taken, before nothing more is read.
+    `post` waits. `buffer_bytes`: messages received and not taken, before nothing more is read, unless
+    a receipt is awaited; at 16 times as much a subscription with `ack:auto` ends by BufferOverrun.
     `idempotent`: SENDs with a receipt have an `idempotency-key`, and are sent again under it on a new connection;
     without, what is sent again may come twice.
 

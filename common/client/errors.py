@@ -17,6 +17,7 @@ __all__ = [
     "AddressError",
     "AlreadySettled",
     "BrokerError",
+    "BufferOverrun",
     "ClientClosed",
     "ClientError",
     "ConnectFailed",
@@ -110,6 +111,11 @@ class OutcomeUnknown(ClientError):
     def __str__(self) -> str:
         where = self.frame.get("destination") or self.frame.get("transaction") or self.frame.get("id") or ""
         return f"nobody knows whether {self.frame.command} {where} took effect: {self.__cause__}"
+
+
+class BufferOverrun(ClientError):
+    """A subscription with `ack:auto` was ended because nobody took its messages while the client had to go on reading.
+    What had come by then can be taken before this is raised."""
 
 
 class StaleDelivery(ClientError):

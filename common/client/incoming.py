@@ -1,7 +1,8 @@
 """How much a client holds of what it has received and nobody has taken yet: over its bound, nothing more is read.
 
 With one exception: as long as somebody waits for an answer of the broker there is reading, since the answer comes
-behind those messages, and whoever waits may be who would take them.
+behind those messages, and whoever waits may be who would take them. That has a bound of its own, over which a
+subscription that the broker does not hold back has to end.
 """
 
 from __future__ import annotations
@@ -15,18 +16,24 @@ if TYPE_CHECKING:
 __all__ = ["Incoming"]
 
 
+_TIMES = 16
+"""So many times the first bound is the last one."""
+
 MESSAGE_BYTES = 400
 """What a message costs in memory beside its body, roughly."""
 
 
 class Incoming:
     """What one client holds: `held` bytes, of which those who count call `over` when they are more than `most`, and
-    `look` when they are fewer than before. `awaited` tells how many answers somebody waits for."""
+    `look` when they are fewer than before. `awaited` tells how many answers somebody waits for. `too_much` is called
+    when `held` is over `limit`, and again whenever it has grown by `most`."""
 
-    __slots__ = ("_awaited", "_session", "held", "most", "paused")
+    __slots__ = ("_awaited", "_session", "_too_much", "_too_much_at", "held", "limit", "most", "paused")
 
-    def __init__(self, most: int, awaited: Callable[[], int]) -> None:
+    def __init__(self, most: int, awaited: Callable[[], int], too_much: Callable[[], None]) -> None:
         self.most = most
+        self.limit = self._too_much_at = _TIMES * most
+        self._too_much = too_much
         self.held = 0
         self.paused = False
         self._awaited = awaited
@@ -37,6 +44,11 @@ class Incoming:
         if not self.paused and self._session is not None and not self._awaited():
             self.paused = True
             self._session.pause_reading()
+        if self.held > self._too_much_at:
+            self._too_much_at = self.held + self.most
+            self._too_much()
+        elif self.held <= self.limit:
+            self._too_much_at = self.limit
 
     def look(self) -> None:
         """Read again if there is room for it."""

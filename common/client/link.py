@@ -14,6 +14,7 @@ from common.client import frames
 from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
 from common.client.events import ClientEvent, Connected, Disconnected
 from common.client.incoming import Incoming
+from common.client.overruns import Overruns
 from common.client.receipt import Receipt
 from common.client.replay import Replay, write_again
 from common.client.rounds import Rounds, Settings
@@ -57,9 +58,10 @@ class Link:
         self._settings = settings
         self._rounds = Rounds(settings, self, self._tell)
         self.unconfirmed = Unconfirmed(window, window_bytes)
-        self.incoming = Incoming(buffer_bytes, self._awaited)
+        self.incoming = Incoming(buffer_bytes, self._awaited, self._relieve)
         self.session: Session | None = None
         self._subscriptions: dict[str, Subscription] = {}
+        self._overruns = Overruns(self._subscriptions, self.incoming)
         # The one that the last MESSAGE was for; the next one mostly is, too.
         self._latest: Subscription | None = None
         self._ended: ClientError | None = None
@@ -248,6 +250,9 @@ class Link:
     def unsubscribe(self, subscription: Subscription) -> asyncio.Future[Receipt] | None:
         """Forget it, and tell the broker if it knows it."""
         session = self.current
+        if subscription.leaving is not None:
+            self.forget(subscription)
+            return subscription.leaving
         if not self.forget(subscription) or session is None:
             return None
         if self._replay is not None and subscription not in self._replay.made:
@@ -261,6 +266,14 @@ class Link:
         del self._subscriptions[subscription.id]
         self._latest = None
         return True
+
+    def _relieve(self) -> None:
+        """Too much is held: one of the subscriptions has to go."""
+        found = self._overruns.next() if self.current is not None else None
+        if found is not None and self.current is not None:
+            subscription, error = found
+            unsubscribe = frames.unsubscribe(subscription.id)
+            subscription.overrun(self.request(self.current, unsubscribe, OnLoss.DONE), error)
 
     # --- of the session
 

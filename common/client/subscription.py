@@ -66,6 +66,9 @@ class Subscription:
         self._started = False
         self._ended = False
         self._error: ClientError | None = None
+        self._overran: ClientError | None = None
+        self.leaving: asyncio.Future[Receipt] | None = None
+        """The future of an UNSUBSCRIBE that was written though it had not ended."""
         self._handler: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -157,10 +160,22 @@ class Subscription:
 
     def lost(self, error: ClientError) -> None:
         """The connection is gone. What was received with `ack:auto` is still there; anything else comes again."""
-        if self._browse:
+        if self.leaving is not None:
+            self._left()
+        elif self._browse:
             self._leave(ConnectionLost(f"the browsing of {self.destination} ended early: {error}"))
         elif not self._is_auto:
             self._drop_buffer()
+
+    def overrun(self, unsubscribed: asyncio.Future[Receipt], error: ClientError) -> None:
+        """It was made to end by `error`, which is told after all that comes until UNSUBSCRIBE has its RECEIPT: what was
+        sent with `ack:auto` is nowhere else any more."""
+        self.leaving, self._overran = unsubscribed, error
+        unsubscribed.add_done_callback(lambda _: self._left())
+
+    def _left(self) -> None:
+        self._link.forget(self)
+        self.end(self._overran)
 
     def end(self, error: ClientError | None) -> None:
         """Nothing comes any more; iterating ends, with `error` if there is one, after what was received."""
@@ -178,9 +193,14 @@ class Subscription:
                 waiter.set_result(None)
         self._waiters.clear()
 
+    @property
+    def held(self) -> int:
+        """What its messages that nobody has taken cost in bytes."""
+        return sum(len(message.frame.body) + MESSAGE_BYTES for message in self._buffer)
+
     def _drop_buffer(self) -> None:
         incoming = self._incoming
-        incoming.held -= sum(len(message.frame.body) + MESSAGE_BYTES for message in self._buffer)
+        incoming.held -= self.held
         incoming.look()
         self._buffer.clear()
 

@@ -26,13 +26,17 @@ class Desk:
 
     def __init__(self) -> None:
         self.awaited = 0
-        self.incoming = Incoming(100, lambda: self.awaited)
+        self.alarms = 0
+        self.incoming = Incoming(100, lambda: self.awaited, self.alarm)
         self.reading = Reading()
         self.connect()
 
     def connect(self) -> None:
         self.reading = Reading()
         self.incoming.connected(cast(Session, self.reading))
+
+    def alarm(self) -> None:
+        self.alarms += 1
 
     def receive(self, size: int) -> None:
         self.incoming.held += size
@@ -85,3 +89,21 @@ def test_another_connection_is_read_until_there_is_more_again() -> None:
     desk.connect()
     desk.receive(1)
     assert (old.calls, desk.reading.calls) == (["pause"], ["pause"])
+
+
+def test_at_sixteen_times_the_bound_and_each_further_one_it_says_so() -> None:
+    desk = Desk()
+    desk.awaited = 1
+    desk.receive(1600)
+    assert desk.alarms == 0
+    desk.receive(1)
+    desk.receive(100)
+    assert desk.alarms == 1
+    desk.receive(1)
+    assert desk.alarms == 2
+    desk.take(1500)
+    desk.receive(1)
+    desk.receive(1397)
+    assert desk.alarms == 2
+    desk.receive(1)
+    assert desk.alarms == 3
