@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefetch",
         metavar="N",
         type=count,
-        help="messages that may be on their way here from a queue, and so from nobody else (default: as the broker"
-        " has it, and no more than --count)",
+        help="messages that may be on their way here from a queue, and so from nobody else; not with ack:auto (default:"
+        " as the broker has it, and no more than --count)",
     )
     add("--selector", metavar="CONDITION", help="only messages whose headers fulfil it: \"color = 'blue'\"")
     add("--durable", metavar="NAME", help="a durable subscription to a topic, which the broker keeps by that name")
@@ -81,12 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
     from broker.shell.receiving import Receiving, receive
     from broker.shell.running import Notices, run_command
 
+    ack = arguments.ack or _ack_for(arguments)
     prefetch = arguments.prefetch
-    if prefetch is None and arguments.count is not None:
+    if prefetch is not None and ack == "auto":
+        raise WrongUse(
+            f"--prefetch {prefetch} with ack:auto, where nothing holds the broker back; use --ack client-individual,"
+            " or leave --prefetch out"
+        )
+    if prefetch is None and arguments.count is not None and ack != "auto":
         prefetch = min(arguments.count, _PREFETCH)
     receiving = Receiving(
         destination=arguments.destination,
-        ack=arguments.ack or _ack_for(arguments),
+        ack=ack,
         count=arguments.count,
         form=arguments.format or "text",
         patience=arguments.timeout or None,

@@ -272,8 +272,8 @@ class Client:
     ) -> Subscription:
         """A subscription, which begins with `async with` (or `start`) and ends with it.
 
-        `ack` is `auto`, `client` or `client-individual`; `prefetch` how many messages may be unsettled here, for the
-        latter two. With `on_message` each message is passed to it, one at a time, and settled by it unless it is
+        `ack` is `auto`, `client` or `client-individual`; `prefetch` how many messages may be unsettled here, only for
+        the latter two. With `on_message` each message is passed to it, one at a time, and settled by it unless it is
         `auto`: ACK when it returns, NACK when it raises, which the event loop's exception handler is told. Without,
         iterate.
 
@@ -284,6 +284,11 @@ class Client:
             raise ValueError(f"ack was {ack!r}; it is auto, client or client-individual")
         pairs = header_list(headers)
         if prefetch is not None:
+            if ack == "auto":
+                raise ValueError(
+                    f"prefetch was {prefetch} with ack='auto', where a message is settled by being sent and nothing"
+                    " holds the broker back; use ack='client-individual', or leave prefetch out"
+                )
             if prefetch < 0:
                 raise ValueError(f"prefetch was {prefetch}; it is a number of messages, 0 for as many as there are")
             # RabbitMQ and Stampede read the first, ActiveMQ and Artemis the second, where 0 stands for none at all.

@@ -150,6 +150,9 @@ def test_mistakes_of_the_caller_are_told_at_once_and_cost_no_connection(broker: 
                 await client.send("/queue/x", headers={"receipt": "1"})
             with pytest.raises(ValueError, match="ack was 'none'"):
                 client.subscribe("/queue/x", ack="none")
+            for options in ({}, {"ack": "auto"}, {"browse": True}):
+                with pytest.raises(ValueError, match=r"prefetch was 0 with ack='auto'.*use ack='client-individual'"):
+                    client.subscribe("/queue/x", prefetch=0, **options)
             with pytest.raises(ValueError, match="charset"):
                 await client.send("/queue/x", "text", content_type="text/plain;charset=klingon")
             assert client.session == session

@@ -96,3 +96,8 @@ def test_closing_twice_and_leaving_by_an_exception(broker: Broker) -> None:
         client.post(queue(), b"")
         raise KeyError
     assert not threads()
+
+
+def test_a_prefetch_that_bounds_nothing_is_a_mistake(broker: Broker) -> None:
+    with connect_sync(url_of(broker)) as client, pytest.raises(ValueError, match="prefetch was 1 with ack='auto'"):
+        client.subscribe(queue(), prefetch=1)

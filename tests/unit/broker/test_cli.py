@@ -211,6 +211,8 @@ def test_the_help_of_clients_is_whole(command: str) -> None:
         (("subscribe",), "required: DESTINATION"),
         (("subscribe", "/queue/a", "-H", "ack:client"), "stampede: -H ack: the command sets this header itself"),
         (("subscribe", "/queue/a", "--format", "xml"), "invalid choice: 'xml'"),
+        (("subscribe", "/queue/a", "--prefetch", "9", "--ack", "auto"), "stampede: --prefetch 9 with ack:auto"),
+        (("subscribe", "/topic/a", "--prefetch", "9"), "stampede: --prefetch 9 with ack:auto"),
     ],
 )
 def test_mistakes_in_the_arguments_of_clients(arguments: tuple[str | bytes, ...], mistake: str) -> None:
