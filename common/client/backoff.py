@@ -12,7 +12,8 @@ __all__ = ["Backoff"]
 class Backoff:
     """Waits that double, in seconds: up to `first` before the second round over the addresses, then up to twice that,
     never over `longest`. Half of each wait is left to chance, so that the clients of a broker that comes back do not
-    come all at once. `give_up_after` seconds without a connection the client ends; None: never."""
+    come all at once. `give_up_after` seconds without a connection the client ends, after one round at the earliest;
+    None: never. Time with a connection does not count, and does not end the count if nothing came of it."""
 
     first: float = 0.1
     longest: float = 10.0

@@ -44,15 +44,17 @@ class Rounds:
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._next_address = 0
-        # Sessions and rounds in a row that led to nothing.
+        # Sessions in a row that led to nothing, and the seconds without one before and between them.
         self._barren = 0
+        self._without = 0.0
         self._lost_at = self._loop.time()
 
     def lost(self, *, fruitful: bool) -> None:
         """The session is over; whether it led to anything."""
+        self._lost_at = self._loop.time()
         if fruitful:
             self._barren = 0
-            self._lost_at = self._loop.time()
+            self._without = 0.0
         else:
             self._barren += 1
 
@@ -60,11 +62,16 @@ class Rounds:
         """Rounds over the addresses until one answers, after `loss`. Raises ConnectFailed if it gives up."""
         backoff = self._settings.backoff or Backoff()
         failures = self._barren
-        if failures and loss is not None:
+        if failures == 1:
+            # However long it takes: who gives up has tried.
+            await asyncio.sleep(backoff.wait(failures, random.random))
+        elif failures and loss is not None:
             await asyncio.sleep(self._wait(backoff, failures, loss))
         while True:
             try:
-                return await self.one()
+                session = await self.one()
+                self._without += self._loop.time() - self._lost_at
+                return session
             except ConnectFailed as error:
                 failures += 1
                 wait = self._wait(backoff, failures, error)
@@ -74,7 +81,7 @@ class Rounds:
     def _wait(self, backoff: Backoff, failures: int, error: ConnectFailed) -> float:
         """Seconds until the next attempt. Raises `error` if that is too late."""
         wait = backoff.wait(failures, random.random)
-        tried = self._loop.time() + wait - self._lost_at
+        tried = self._without + self._loop.time() + wait - self._lost_at
         if backoff.give_up_after is not None and tried > backoff.give_up_after:
             raise error
         return wait

@@ -20,6 +20,7 @@ from common.client import (
     Connected,
     ConnectFailed,
     ConnectFailing,
+    Disconnected,
     OutcomeUnknown,
     StaleDelivery,
     TransactionLost,
@@ -195,6 +196,37 @@ def test_when_the_back_off_gives_up_everything_fails_and_says_why() -> None:
         waits = [event.wait for event in events if isinstance(event, ConnectFailing)]
         assert len(waits) >= 3
         assert waits[0] <= 0.02 < waits[2] <= 0.08 or waits[1] > waits[0]
+
+    run(main)
+
+
+@pytest.mark.parametrize("give_up_after", [0.0, 0.2])
+def test_the_back_off_counts_no_time_with_a_connection_and_tries_once_at_least(give_up_after: float) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        talk.receipt(await talk.frame("SUBSCRIBE"))
+        if talk.number < 2:
+            await asyncio.sleep(0.3)
+            return
+        await talk.serve()
+
+    async def main() -> None:
+        backoff = Backoff(first=0.01, longest=10, give_up_after=give_up_after)
+        events: list[ClientEvent] = []
+        async with (
+            serving(script) as fake,
+            client_of(fake, backoff=backoff, on_event=events.append) as client,
+            client.subscribe("/queue/quiet") as subscription,
+        ):
+            if give_up_after:
+                await client.send("/queue/a")
+            else:
+                # Twice in a row nothing came of it.
+                with pytest.raises(ConnectFailed):
+                    await anext(subscription)
+            assert [type(event) for event in events] == [Connected, Disconnected] * 2 + [Connected] * (
+                give_up_after > 0
+            )
 
     run(main)
 
