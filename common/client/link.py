@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from common.client import frames
+from common.client.blame import Blame
 from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
 from common.client.events import ClientEvent, Connected, Disconnected
 from common.client.incoming import Incoming
@@ -30,24 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Link"]
 
-_NOBODYS_FAULT = frozenset(
-    {
-        ErrorCode.SHUTTING_DOWN,
-        ErrorCode.CLOSED_BY_OPERATOR,
-        ErrorCode.TOO_MANY_CONNECTIONS,
-        ErrorCode.HEART_BEAT_TIMEOUT,
-        ErrorCode.SLOW_CONSUMER,
-        ErrorCode.CONNECT_TIMEOUT,
-        ErrorCode.INTERNAL_ERROR,
-    }
-)
-"""ERRORs that refuse no frame: what was under way is tried again."""
-
 _CLOSING = 1.0
 """Seconds that the last bytes may take to leave."""
-
-_MOST_REFUSALS = 3
-"""Sessions in a row that end with an ERROR which names no frame, until the client takes it for an answer."""
 
 
 class Link:
@@ -72,14 +57,10 @@ class Link:
         self.replies_awaited = 0
         self._paced = 0
         self._parting = False
-        # Whether the last session was refused nobody knows what, and then its successor's replay and whom it suspects.
-        self._careful = False
+        self._blame = Blame(self.unconfirmed, self._subscriptions)
         self._replay: Replay | None = None
-        self._suspect = 0
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
         self._fruitful = self._refused = False
-        # Sessions in a row that were refused so.
-        self._refusals = 0
         self._connected_at = self._loop.time()
 
     # --- connecting
@@ -99,7 +80,7 @@ class Link:
                 await session.wait_closed()
                 if self._parting:
                     return
-                if self._settings.backoff is None or self._refusals >= _MOST_REFUSALS:
+                if self._settings.backoff is None or self._blame.is_hopeless:
                     self.end(error)
                     return
                 self._adopt(await self._rounds.reach(ConnectFailed([(session.address, error)])))
@@ -127,7 +108,7 @@ class Link:
                 resent=self.unconfirmed.sends,
             )
         )
-        if self._careful:
+        if self._blame.is_open:
             self._replay = Replay(session, self._subscriptions, self.unconfirmed)
             self._go_on(self._replay)
         else:
@@ -136,7 +117,7 @@ class Link:
     def _go_on(self, replay: Replay) -> None:
         """The next step of it; after the last the session is as any other."""
         if not replay.go_on():
-            self._careful = False
+            self._blame.is_open = False
             self._replay = None
             self._take_up(replay.session, replay.made)
 
@@ -317,23 +298,10 @@ class Link:
         if error.code == ErrorCode.SUBSCRIPTION_IN_USE:
             # Perhaps by this client's last connection, which the broker has not missed yet: no need to hurry.
             self._refused = True
-        if error.code not in _NOBODYS_FAULT and not self._blame(error):
-            self._refused = self._careful = True
-            self._refusals += 1
+        if not self._blame.take(error, self._replay):
+            self._refused = True
         # The broker closes too (1.2 section ERROR), but not every broker does.
         session.fail(error)
-
-    def _blame(self, error: BrokerError) -> bool:
-        """Tell the frame that was refused, if it is known which that was."""
-        id = error.frame.get("receipt-id")
-        acks = any(each.may_have_acknowledged for each in self._subscriptions.values())
-        if self.unconfirmed.refuse(id, error, acks=acks):
-            return True
-        if self._replay is None or id is not None:
-            return False
-        # It was alone but for ACKs and NACKs, which are written all the while: twice is no accident.
-        suspect, self._suspect = self._suspect, self._replay.alone
-        return suspect == self._suspect and self.unconfirmed.refuse(str(suspect), error)
 
     def _find(self, session: Session, frame: Frame) -> Subscription | None:
         """The subscription that a MESSAGE is for."""
@@ -363,7 +331,7 @@ class Link:
         longest = self._settings.backoff.longest if self._settings.backoff is not None else 0
         lasted = now - self._connected_at > longest
         if lasted or not self._refused:
-            self._refusals = 0
+            self._blame.settled()
         self._rounds.lost(fruitful=lasted or (self._fruitful and not self._refused))
         if self._loss is not None:
             self._loss.set_result((session, error))
