@@ -19,7 +19,7 @@ from common.client.errors import (
     StaleDelivery,
     TransactionLost,
 )
-from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected
+from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected, Ended
 from common.client.message import Message
 from common.client.peer import Peer
 from common.client.receipt import Receipt
@@ -44,6 +44,7 @@ __all__ = [
     "ConnectionClosed",
     "ConnectionLost",
     "Disconnected",
+    "Ended",
     "Message",
     "OutcomeUnknown",
     "Peer",

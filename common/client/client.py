@@ -35,6 +35,8 @@ __all__ = ["Client"]
 _NO_BOUND = 32766
 """The largest prefetch that ActiveMQ documents."""
 
+_NOT_CONNECTED = "the client is not connected: use 'async with', or await connect()"
+
 _DEFAULT_BACKOFF = Backoff()
 
 
@@ -59,7 +61,7 @@ class Client:
 
     A connection that is lost is made again, with all its subscriptions, and SENDs that await a RECEIPT are sent again.
     What can only be done on the connection it began on says so: OutcomeUnknown, StaleDelivery, TransactionLost. When
-    the back-off gives up everything raises ConnectFailed. `on_event` is told of all that.
+    the back-off gives up everything raises ConnectFailed. `on_event` is told of all that, at last by Ended.
     """
 
     def __init__(
@@ -141,6 +143,13 @@ class Client:
         if self._open is not None:
             await self._open.close(self._close_timeout)
 
+    async def wait_ended(self) -> None:
+        """Return when the client is closed; raises what else ended it: ConnectFailed or another ClientError. For those
+        who would wait for ever otherwise, since all they do is done by callbacks."""
+        if self._open is None:
+            raise ClientError(_NOT_CONNECTED)
+        await self._open.wait_ended()
+
     async def __aenter__(self) -> Self:
         await self.connect()
         return self
@@ -158,7 +167,7 @@ class Client:
     @property
     def _link(self) -> Link:
         if self._open is None:
-            raise ClientError("the client is not connected: use 'async with', or await connect()")
+            raise ClientError(_NOT_CONNECTED)
         self._open.check()
         return self._open
 

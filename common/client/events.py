@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from common.client.address import Address
 from common.client.errors import ClientError
 
-__all__ = ["ClientEvent", "ConnectFailing", "Connected", "Disconnected"]
+__all__ = ["ClientEvent", "ConnectFailing", "Connected", "Disconnected", "Ended"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,4 +46,11 @@ class ConnectFailing:
     wait: float
 
 
-ClientEvent = Connected | Disconnected | ConnectFailing
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The client has ended, for `error`, and connects no more; None: it was closed. The last event there is."""
+
+    error: ClientError | None
+
+
+ClientEvent = Connected | Disconnected | ConnectFailing | Ended

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from common.client import frames
 from common.client.blame import Blame
 from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
-from common.client.events import ClientEvent, Connected, Disconnected
+from common.client.events import ClientEvent, Connected, Disconnected, Ended
 from common.client.incoming import Incoming
 from common.client.overruns import Overruns
 from common.client.receipt import Receipt
@@ -50,6 +50,7 @@ class Link:
         # The one that the last MESSAGE was for; the next one mostly is, too.
         self._latest: Subscription | None = None
         self._ended: ClientError | None = None
+        self._over = asyncio.Event()
         self._loss: asyncio.Future[tuple[Session, ClientError]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -163,6 +164,17 @@ class Link:
         if self._ended is not None:
             # Each raise would lengthen its traceback, which holds the frames of the callers.
             raise self._ended.with_traceback(None)
+
+    @property
+    def _failure(self) -> ClientError | None:
+        """What it ended by, unless somebody closed it."""
+        return None if isinstance(self._ended, ClientClosed) else self._ended
+
+    async def wait_ended(self) -> None:
+        """Return when it is closed. Raises what else ended it."""
+        await self._over.wait()
+        if self._failure is not None:
+            raise self._failure.with_traceback(None)
 
     def _wake(self) -> None:
         for waiter in self._waiting:
@@ -376,6 +388,10 @@ class Link:
         """It is over, for `error`: all that waits gets it."""
         if self._ended is None:
             self._ended = error
+            self._over.set()
+            # Who has never connected is told by `connect`.
+            if self._keeper is not None:
+                self._tell(Ended(self._failure))
         self.session = self._replay = None
         self.incoming.connected(None)
         self.unconfirmed.end(error)

@@ -66,6 +66,7 @@ class Subscription:
         self._started = False
         self._ended = False
         self._error: ClientError | None = None
+        self._over = asyncio.Event()
         self._overran: ClientError | None = None
         self.leaving: asyncio.Future[Receipt] | None = None
         """The future of an UNSUBSCRIBE that was written though it had not ended."""
@@ -109,6 +110,13 @@ class Subscription:
         self._drop_buffer()
         if unsubscribed is not None:
             await unsubscribed
+
+    async def wait_ended(self) -> None:
+        """Return when it is stopped, or what was browsed is at its end; raises what else ended it. What was received
+        with `ack:auto` may still be there to be taken."""
+        await self._over.wait()
+        if self._error is not None:
+            raise self._error.with_traceback(None)
 
     def _leave(self, error: ClientError | None) -> asyncio.Future[Receipt] | None:
         if not self._ended:
@@ -182,6 +190,7 @@ class Subscription:
         if self._ended:
             return
         self._ended = True
+        self._over.set()
         self._error = error
         made = self._made
         if made is not None and not made.done():
@@ -216,6 +225,7 @@ class Subscription:
         if self._browse and frame.get("browser") == "end":
             # What was browsed before is still to be read. The RECEIPT may come later, or not any more.
             self._ended = True
+            self._over.set()
             self.made(Receipt(Frame("RECEIPT")))
             self._link.unsubscribe(self)
         else:

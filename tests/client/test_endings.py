@@ -7,7 +7,19 @@ from typing import Any
 
 import pytest
 
-from common.client import Backoff, BrokerError, Client, ClientClosed, ClientError, Message, StaleDelivery, connect_sync
+from common.client import (
+    Backoff,
+    BrokerError,
+    Client,
+    ClientClosed,
+    ClientError,
+    ClientEvent,
+    ConnectFailed,
+    Ended,
+    Message,
+    StaleDelivery,
+    connect_sync,
+)
 from common.frame import Frame
 from common.negotiation import Version
 from tests.client.faults import Fake, Talk, serving
@@ -300,6 +312,81 @@ def test_a_callback_may_stop_its_subscription(broker: Broker) -> None:
             await stopped.wait()
             assert [message.body for message in await received(client, name, 2)] == [b"1", b"2"]
             assert client.session == session
+
+    run(test())
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_who_only_has_callbacks_is_told_of_the_end(closed: bool) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        talk.receipt(await talk.frame("SUBSCRIBE"))
+        if closed:
+            await talk.serve()
+
+    async def test() -> None:
+        events: list[ClientEvent] = []
+        reports: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: reports.append(context))
+        backoff = Backoff(first=0.01, longest=0.01, give_up_after=0.1)
+        async with serving(script) as fake:
+            client = client_of(fake, backoff=backoff, on_event=events.append)
+            with pytest.raises(ClientError, match="not connected"):
+                await client.wait_ended()
+            await client.connect()
+            subscription = client.subscribe("/queue/a", lambda message: None)
+            await subscription.start()
+            ends = [asyncio.create_task(each.wait_ended()) for each in (client, subscription)]
+            if closed:
+                await subscription.stop()
+                await client.close()
+        of_client, of_subscription = await asyncio.gather(*ends, return_exceptions=True)
+        await client.close()
+        # Whoever comes late is told as well.
+        assert (await asyncio.gather(client.wait_ended(), return_exceptions=True)) == [of_client]
+        kinds = [type(event) for event in events]
+        assert kinds.count(Ended) == 1
+        assert isinstance(events[-1], Ended)
+        if closed:
+            assert (of_client, of_subscription, events[-1].error) == (None, None, None)
+        else:
+            assert isinstance(of_client, ConnectFailed)
+            assert of_client is of_subscription is events[-1].error
+
+    run(test())
+
+
+def test_the_end_of_one_subscription_is_told_to_who_waits_for_it(broker: Broker) -> None:
+    async def test() -> None:
+        name = queue()
+        async with on(broker) as client:
+            async with client.subscribe(name, browse=True) as browsing:
+                await browsing.wait_ended()
+            async with client.subscribe(name) as subscription:
+                ended = asyncio.create_task(subscription.wait_ended())
+                await asyncio.sleep(0)
+                assert not ended.done()
+            await ended
+            refused = client.subscribe(name, selector="(")
+            with pytest.raises(BrokerError):
+                await refused.start()
+            with pytest.raises(BrokerError):
+                await refused.wait_ended()
+
+    run(test())
+
+
+def test_who_never_connected_is_told_by_connect_alone() -> None:
+    async def script(talk: Talk) -> None:
+        await talk.close()
+
+    async def test() -> None:
+        events: list[ClientEvent] = []
+        async with serving(script) as fake:
+            with pytest.raises(ConnectFailed):
+                await client_of(fake, on_event=events.append).connect()
+            await asyncio.sleep(0)
+        assert events == []
 
     run(test())
 
