@@ -19,7 +19,7 @@ from common.client.errors import (
     StaleDelivery,
     TransactionLost,
 )
-from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected, Ended
+from common.client.events import ClientEvent, Connected, ConnectFailing, Disconnected, Ended, Refused
 from common.client.message import Message
 from common.client.peer import Peer
 from common.client.receipt import Receipt
@@ -50,6 +50,7 @@ __all__ = [
     "Peer",
     "ProtocolFault",
     "Receipt",
+    "Refused",
     "StaleDelivery",
     "Subscription",
     "SyncClient",

@@ -159,10 +159,13 @@ class Client:
     ) -> None:
         if self._open is None:
             return
-        if kind is None:
-            await self.close()
-        else:
+        if kind is not None:
             await self._open.stop()
+            return
+        await self.close()
+        refusal = self._open.refusals.first_unheard()
+        if refusal is not None:
+            raise refusal
 
     @property
     def _link(self) -> Link:
@@ -241,7 +244,8 @@ class Client:
         """SEND, and return the future of its RECEIPT. Waits only while `window` SENDs have none yet.
 
         The frames of one task go out in its order. Cancelling the future does not take the message back.
-        The future raises BrokerError if the broker refuses the message, and what ended the client.
+        The future raises BrokerError if the broker refuses the message, and what ended the client. If nobody waits for
+        it, a refusal is an event (`Refused`); without `on_event`, leaving `async with` raises the first.
         """
         link = self._link
         if not isinstance(body, bytes):

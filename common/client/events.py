@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from common.client.address import Address
-from common.client.errors import ClientError
+from common.client.errors import BrokerError, ClientError
 
-__all__ = ["ClientEvent", "ConnectFailing", "Connected", "Disconnected", "Ended"]
+__all__ = ["ClientEvent", "ConnectFailing", "Connected", "Disconnected", "Ended", "Refused"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +47,19 @@ class ConnectFailing:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The broker has refused a SEND to `destination` that asked for a receipt. Its future raises the same `error`, for
+    which nobody may wait."""
+
+    destination: str
+    error: BrokerError
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """The client has ended, for `error`, and connects no more; None: it was closed. The last event there is."""
 
     error: ClientError | None
 
 
-ClientEvent = Connected | Disconnected | ConnectFailing | Ended
+ClientEvent = Connected | Disconnected | ConnectFailing | Refused | Ended

@@ -17,6 +17,7 @@ from common.client.events import ClientEvent, Connected, Disconnected, Ended
 from common.client.incoming import Incoming
 from common.client.overruns import Overruns
 from common.client.receipt import Receipt
+from common.client.refusals import Refusals
 from common.client.replay import Replay, write_again
 from common.client.rounds import Rounds, Settings
 from common.client.session import Session
@@ -42,7 +43,8 @@ class Link:
         self._loop = asyncio.get_running_loop()
         self._settings = settings
         self._rounds = Rounds(settings, self, self._tell)
-        self.unconfirmed = Unconfirmed(window, window_bytes)
+        self.refusals = Refusals(self._tell if settings.on_event is not None else None)
+        self.unconfirmed = Unconfirmed(window, window_bytes, self.refusals.note)
         self.incoming = Incoming(buffer_bytes, self._awaited, self._relieve)
         self.session: Session | None = None
         self._subscriptions: dict[str, Subscription] = {}

@@ -18,7 +18,7 @@ from typing import Any, Self, TypeVar, Unpack
 
 from common.client.bodies import Body
 from common.client.client import Client
-from common.client.errors import ClientClosed
+from common.client.errors import BrokerError, ClientClosed
 from common.client.frames import Headers
 from common.client.heads import SendOptions
 from common.client.message import Content, Message, NackOptions
@@ -29,6 +29,9 @@ from common.client.transaction import Transaction
 __all__ = ["SyncClient", "SyncMessage", "SyncSubscription", "SyncTransaction", "connect_sync"]
 
 Result = TypeVar("Result")
+
+_MOST_REFUSED = 100
+"""Posts that were refused and are kept until somebody asks for them."""
 
 
 def connect_sync(target: str | Sequence[str], **options: Any) -> SyncClient:
@@ -77,6 +80,22 @@ class _Thread:
         self._thread.join()
 
 
+class _Posted(concurrent.futures.Future[Receipt]):
+    """Knows whether anybody has asked for its outcome."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_heard = False
+
+    def result(self, timeout: float | None = None) -> Receipt:
+        self.is_heard = True
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self.is_heard = True
+        return super().exception(timeout)
+
+
 class SyncClient:
     """Made by `connect_sync`; a context manager. Times are in seconds."""
 
@@ -84,6 +103,8 @@ class SyncClient:
         self._client = Client(target, **options)
         self._thread = _Thread()
         self._is_closed = False
+        self._is_told = options.get("on_event") is not None
+        self._refused: list[_Posted] = []
         try:
             self._thread.call(self._client.connect())
         except BaseException:
@@ -97,6 +118,10 @@ class SyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._end(self._client.__aexit__(kind, error, trace))
+        if kind is None:
+            refused = next((posted for posted in self._refused if not posted.is_heard), None)
+            if refused is not None:
+                refused.result()
 
     def close(self) -> None:
         """Wait until what was sent is confirmed, and close. Again: nothing."""
@@ -126,17 +151,28 @@ class SyncClient:
     def post(
         self, destination: str, body: Body = b"", **options: Unpack[SendOptions]
     ) -> concurrent.futures.Future[Receipt]:
-        """SEND, and return the future of its RECEIPT; waits only while the window is full."""
-        confirmed: concurrent.futures.Future[Receipt] = concurrent.futures.Future()
+        """SEND, and return the future of its RECEIPT; waits only while the window is full. If nobody asks for its
+        outcome, a refusal is an event (`Refused`); without `on_event`, leaving `with` raises the first."""
+        confirmed = _Posted()
         # It cannot be cancelled: that would not take the message back.
         confirmed.set_running_or_notify_cancel()
 
         async def post() -> None:
             future = await self._client.post(destination, body, **options)
-            future.add_done_callback(lambda done: _copy(done, confirmed))
+            future.add_done_callback(lambda done: self._copy(done, confirmed))
 
         self._thread.call(post())
         return confirmed
+
+    def _copy(self, done: asyncio.Future[Receipt], to: _Posted) -> None:
+        error = done.exception()
+        if error is None:
+            to.set_result(done.result())
+            return
+        to.set_exception(error)
+        if isinstance(error, BrokerError) and not self._is_told:
+            self._refused = [posted for posted in self._refused if not posted.is_heard][:_MOST_REFUSED]
+            self._refused.append(to)
 
     def subscribe(self, destination: str, **options: Any) -> SyncSubscription:
         """A subscription, which begins with `with` and ends with it; `options` as in `Client.subscribe`, but for
@@ -271,11 +307,3 @@ class SyncTransaction:
 
 def _of(transaction: SyncTransaction | None) -> Transaction | None:
     return None if transaction is None else transaction.transaction
-
-
-def _copy(done: asyncio.Future[Receipt], to: concurrent.futures.Future[Receipt]) -> None:
-    error = done.exception()
-    if error is None:
-        to.set_result(done.result())
-    else:
-        to.set_exception(error)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 from enum import Enum
 
-from common.client.errors import BrokerError, ClientError, OutcomeUnknown
+from common.client.errors import BrokerError, ClientClosed, ClientError, OutcomeUnknown
 from common.client.limits import GENEROUS
 from common.client.receipt import Receipt
 from common.decoder import Decoder
@@ -70,9 +71,15 @@ class _Awaited:
 
 class Unconfirmed:
     """The frames of one client that await a RECEIPT. `window` SENDs and `window_bytes` of them have room; a single
-    one has it always."""
+    one has it always. `on_refused` is told of each SEND that the broker refuses: its destination, why, its future."""
 
-    def __init__(self, window: int, window_bytes: int) -> None:
+    def __init__(
+        self,
+        window: int,
+        window_bytes: int,
+        on_refused: Callable[[str, BrokerError, asyncio.Future[Receipt]], None] | None = None,
+    ) -> None:
+        self._on_refused = on_refused
         self._window = window
         self._window_bytes = window_bytes
         self._frames: dict[str, _Awaited] = {}
@@ -214,6 +221,8 @@ class Unconfirmed:
         awaited = self._take(receipt_id)
         if awaited is not None and not awaited.future.done():
             _fail(awaited, error)
+            if awaited.size and self._on_refused is not None:
+                self._on_refused(_frame_of(awaited).get("destination") or "", error, awaited.future)
         return awaited is not None
 
     def _refuse_unnamed(self, error: BrokerError, acks: bool) -> bool:
@@ -296,6 +305,9 @@ class Unconfirmed:
                 awaited.future.set_exception(OutcomeUnknown(_frame_of(awaited), error))
             else:
                 _fail(awaited, error)
+            if isinstance(error, ClientClosed) and awaited.on_loss is not OnLoss.DONE:
+                # Whoever closed it knows: asyncio need not report each that nobody waits for.
+                awaited.future.exception()
         self._frames.clear()
         self._sends = self._bytes = 0
         while self._room:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from common.client import AlreadySettled, BrokerError, Client, ClientError, Connected, Disconnected, TransactionLost
+from common.client import (
+    AlreadySettled,
+    BrokerError,
+    Client,
+    ClientError,
+    Connected,
+    Disconnected,
+    Refused,
+    TransactionLost,
+)
 from tests.client.shared import on, queue, received
 from tests.harness.broker import Broker
 
@@ -175,7 +184,7 @@ def test_a_send_that_is_refused_raises_and_the_others_go_through(broker: Broker)
             bodies = [message.body for message in await received(client, name, 40)]
             assert bodies == [b"%d" % number for number in range(40)]
             kinds = [type(event) for event in events]
-            assert kinds == [Connected, Disconnected, Connected]
+            assert kinds == [Connected, Refused, Disconnected, Connected]
 
     asyncio.run(run())
 
