@@ -10,7 +10,7 @@ from functools import partial
 from broker.commands.output import write_error
 from broker.shell.printing import Output, ReaderGone, render
 from broker.shell.running import CommandFailed, Notices, one_line
-from common.client import Client, ClientError, Receipt
+from common.client import Client, ClientClosed, ClientError, Receipt
 from common.exitcodes import ExitCode
 
 __all__ = ["Sending", "request", "send"]
@@ -37,6 +37,10 @@ async def send(client: Client, sending: Sending, bodies: AsyncIterator[bytes], n
         async with client:
             await posts.run(bodies)
             notices.leaving = True
+    except ClientClosed:
+        await asyncio.sleep(0)
+        if not notices.unknown:
+            raise
     finally:
         if sending.unit:
             write_error(posts.summary())

@@ -138,7 +138,7 @@ class Client:
     async def close(self) -> None:
         """Wait until what was sent is confirmed, DISCONNECT and close, in at most `close_timeout` seconds.
 
-        Raises ClientClosed if SENDs are still unconfirmed then.
+        Raises ClientClosed if SENDs are still unconfirmed then; those without a receipt, too, if DISCONNECT has none.
         """
         if self._open is not None:
             await self._open.close(self._close_timeout)

@@ -60,6 +60,9 @@ class Link:
         self.replies_awaited = 0
         self._paced = 0
         self._parting = False
+        # SENDs without a receipt that were lost with the DISCONNECT, and to what.
+        self._lost_at_parting = 0
+        self._parted: ClientError | None = None
         self._blame = Blame(self.unconfirmed, self._subscriptions)
         self._replay: Replay | None = None
         # Of the session: whether the broker has confirmed or sent anything, and whether it refused nobody knows what.
@@ -336,6 +339,8 @@ class Link:
         self.unconfirmed.lost(error)
         for subscription in list(self._subscriptions.values()):
             subscription.lost(error)
+        if self._parting:
+            self._lost_at_parting, self._parted = unknown, error
         if unknown or not self._parting:
             self._tell(Disconnected(session.address, session.id, error, self.unconfirmed.sends, unknown))
         self._note_loss(session, error)
@@ -355,8 +360,10 @@ class Link:
     async def close(self, within: float) -> None:
         """Wait for what is unconfirmed, DISCONNECT, close: in at most `within` seconds.
 
-        Raises ClientClosed if SENDs are still unconfirmed then, as their futures do.
+        Raises ClientClosed if SENDs are still unconfirmed then, as their futures do, or had no receipt and the one of
+        DISCONNECT, which speaks for them, did not come.
         """
+        began = self._loop.time()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within):
@@ -370,9 +377,13 @@ class Link:
         finally:
             # Also for those who do not want to wait any more: nothing may stay open.
             left = self.unconfirmed.sends
+            unknown = self.unconfirmed.unknown + self._lost_at_parting
             await self.stop()
-        if left:
-            raise ClientClosed(f"closed after {within:g} s; SENDs that the broker has not confirmed: {left}")
+        if left or unknown:
+            text = f"closed after {self._loop.time() - began:.1f} s; SENDs that the broker has not confirmed: {left}"
+            if unknown:
+                text += f", and without a receipt: {unknown}"
+            raise ClientClosed(text if self._parted is None else f"{text}. {self._parted}") from self._parted
 
     async def stop(self) -> None:
         """End at once: what is unconfirmed fails with ClientClosed."""

@@ -315,6 +315,32 @@ def test_a_server_that_never_confirms_disconnect() -> None:
     run(main)
 
 
+@pytest.mark.parametrize("how", ["silence", "end", "receipt"])
+def test_what_had_no_receipt_is_left_over_if_disconnect_gets_none(how: str) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        disconnect = await talk.frame("DISCONNECT")
+        if how == "receipt":
+            talk.receipt(disconnect)
+        if how != "end":
+            await talk.gone()
+
+    async def main() -> None:
+        async with serving(script) as fake:
+            client = client_of(fake, close_timeout=0.2)
+            await client.connect()
+            for _ in range(3):
+                await client.send("/queue/a", receipt=False)
+            if how == "receipt":
+                await client.close()
+            else:
+                with pytest.raises(ClientClosed, match="not confirmed: 0, and without a receipt: 3") as caught:
+                    await client.close()
+                assert isinstance(caught.value.__cause__, ConnectionLost) == (how == "end")
+
+    run(main)
+
+
 def test_a_client_that_leaves_makes_no_other_connection() -> None:
     """A server of 1.0 closes at DISCONNECT without a RECEIPT."""
 
