@@ -40,22 +40,34 @@ class Requests:
         id = f"{self._prefix}-{self._last}"
         frame.headers += [("reply-to", _REPLIES), ("correlation-id", id)]
         reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        async with asyncio.timeout(within):
-            await self._listen(link)
-            session = await link.connected()
-            sent = link.request(session, frame, OnLoss.UNKNOWN)
-            self._waiting[id] = frame, sent, reply
-            link.replies_awaited += 1
-            try:
-                await sent
-                return await reply
-            finally:
-                link.replies_awaited -= 1
-                del self._waiting[id]
+        awaited = "queue of replies"
+        try:
+            async with asyncio.timeout(within) as limit:
+                await self._listen(link)
+                session = await link.connected()
+                sent = link.request(session, frame, OnLoss.UNKNOWN)
+                self._waiting[id] = frame, sent, reply
+                link.replies_awaited += 1
+                try:
+                    awaited = "RECEIPT"
+                    await sent
+                    awaited = "reply"
+                    return await reply
+                finally:
+                    link.replies_awaited -= 1
+                    del self._waiting[id]
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(
+                f"no {awaited} within {within:g} s for a request to {frame.get('destination')}"
+            ) from None
 
     async def _listen(self, link: Link) -> None:
         if self._replies is None:
             self._replies = asyncio.ensure_future(self._subscribe(link))
+            # All who asked may have given up by the time it fails.
+            self._replies.add_done_callback(_hear)
         # Shared by those who ask at the same time, so none of them may cancel it.
         await asyncio.shield(self._replies)
 
@@ -81,6 +93,11 @@ class Requests:
         """The queue of replies is not made again; whoever asks next makes another."""
         self._replies = None
         self.lost(error)
+
+
+def _hear(task: asyncio.Task[_Replies]) -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 class _Replies(Subscription):

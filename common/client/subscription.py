@@ -276,6 +276,19 @@ class Subscription:
             incoming.look()
         return message
 
+    async def get(self, timeout: float | None = None) -> Message:  # noqa: ASYNC109 - as `Client.request` has it
+        """The next message. Raises TimeoutError after `timeout` seconds, and what ended the subscription; at its end,
+        or that of what was browsed, IndexError."""
+        try:
+            async with asyncio.timeout(timeout) as limit:
+                return await anext(self)
+        except StopAsyncIteration:
+            raise IndexError(f"{self!r} has no more messages") from None
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise TimeoutError(f"no message from {self.destination} within {timeout:g} s") from None
+
     @property
     def may_have_acknowledged(self) -> bool:
         """Whether it may have written an ACK by `acknowledge`, which counts none: it takes a good part of its time."""

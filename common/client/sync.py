@@ -249,17 +249,8 @@ class SyncSubscription:
         self._thread.call(self.subscription.stop())
 
     def get(self, timeout: float | None = None) -> SyncMessage:
-        """The next message. Raises TimeoutError after `timeout` seconds, and what ended the subscription;
-        StopIteration never: the end of what was browsed is an IndexError."""
-
-        async def next_one() -> Message:
-            async with asyncio.timeout(timeout):
-                return await anext(self.subscription)
-
-        try:
-            return SyncMessage(self._thread, self._thread.call(next_one()))
-        except StopAsyncIteration:
-            raise IndexError(f"{self.subscription!r} has no more messages") from None
+        """The next message, see `Subscription.get`."""
+        return SyncMessage(self._thread, self._thread.call(self.subscription.get(timeout)))
 
     def __iter__(self) -> Self:
         return self

@@ -418,6 +418,25 @@ def test_a_request_whose_connection_is_lost_says_so_and_the_next_one_works(confi
     run(main)
 
 
+@pytest.mark.parametrize("awaited", ["queue of replies", "RECEIPT"])
+def test_a_request_that_comes_not_even_so_far_says_how_far(awaited: str) -> None:
+    async def script(talk: Talk) -> None:
+        await talk.log_in()
+        if awaited == "RECEIPT":
+            talk.receipt(await talk.frame("SUBSCRIBE"))
+        await talk.gone()
+
+    async def main() -> None:
+        async with serving(script) as fake:
+            client = client_of(fake, close_timeout=0.05)
+            await client.connect()
+            with pytest.raises(TimeoutError, match=f"^no {awaited} within 0.1 s for a request to /queue/a$"):
+                await client.request("/queue/a", timeout=0.1)
+            await client.close()
+
+    run(main)
+
+
 def test_a_request_after_the_queue_of_replies_was_refused() -> None:
     async def script(talk: Talk) -> None:
         await talk.log_in()

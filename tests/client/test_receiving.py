@@ -329,6 +329,30 @@ def test_requests_get_their_own_replies(broker: Broker) -> None:
     asyncio.run(run())
 
 
+def test_one_message_at_a_time_and_what_did_not_come(broker: Broker) -> None:
+    async def run() -> None:
+        name = queue()
+        async with on(broker) as client:
+            async with client.subscribe(name, ack="client-individual", prefetch=1) as subscription:
+                await client.send(name, b"1")
+                message = await subscription.get(timeout=TIMEOUT)
+                assert message.body == b"1"
+                with pytest.raises(TimeoutError, match=f"no message from {name} within 0.05 s"):
+                    await subscription.get(timeout=0.05)
+                await message.ack()
+                await client.send(name, b"2")
+                await (await subscription.get()).ack(receipt=True)
+            with pytest.raises(IndexError, match="no more messages"):
+                await subscription.get(timeout=TIMEOUT)
+            async with client.subscribe(name, browse=True) as nothing:
+                with pytest.raises(IndexError, match="no more messages"):
+                    await nothing.get(timeout=TIMEOUT)
+            with pytest.raises(TimeoutError, match=f"no reply within 0.05 s for a request to {name}"):
+                await client.request(name, timeout=0.05)
+
+    asyncio.run(run())
+
+
 def test_a_slow_reader_of_much_waits_for_its_receipt_all_the_same(broker: Broker) -> None:
     async def run() -> None:
         topic = f"/topic/{secrets.token_hex(4)}"

@@ -101,3 +101,14 @@ def test_closing_twice_and_leaving_by_an_exception(broker: Broker) -> None:
 def test_a_prefetch_that_bounds_nothing_is_a_mistake(broker: Broker) -> None:
     with connect_sync(url_of(broker)) as client, pytest.raises(ValueError, match="prefetch was 1 with ack='auto'"):
         client.subscribe(queue(), prefetch=1)
+
+
+def test_what_did_not_come_is_said(broker: Broker) -> None:
+    name = queue()
+    with connect_sync(url_of(broker)) as client, client.subscribe(queue()) as subscription:
+        with pytest.raises(
+            TimeoutError, match=f"no message from {subscription.subscription.destination} within 0.05 s"
+        ):
+            subscription.get(timeout=0.05)
+        with pytest.raises(TimeoutError, match=f"no reply within 0.05 s for a request to {name}"):
+            client.request(name, timeout=0.05)
