@@ -22,6 +22,7 @@ __all__ = [
     "WrongUse",
     "add_connection",
     "add_format",
+    "check_destination",
     "check_headers",
     "check_text",
     "count",
@@ -34,6 +35,7 @@ _DEFAULT_URL = "stomp://127.0.0.1:61613"
 _CONNECT = 10.0
 _CLOSE = 5.0
 """Seconds to connect to one address, and to leave in order."""
+_KINDS = frozenset({"queue", "topic", "temp-queue", "temp-topic"})
 _FORMATS = ("text", "json", "raw", "headers")
 
 
@@ -145,6 +147,18 @@ def check_text(what: str, value: str | None) -> None:
         value.encode()
     except UnicodeEncodeError:
         raise WrongUse(f"{what}: not valid UTF-8") from None
+
+
+def check_destination(destination: str) -> None:
+    """Raise WrongUse as `check_text` does; warn of a topic that is called like a queue."""
+    check_text("DESTINATION", destination)
+    kind, slash, name = destination.partition("/")
+    if slash and kind in _KINDS:
+        # Any text is a destination, and a message to a topic that nobody has subscribed to is gone without a word.
+        write_error(
+            f"warning: without a leading slash {destination!r} is a topic of that name; the {kind} {name!r} is"
+            f" '/{destination}'"
+        )
 
 
 def check_headers(headers: Sequence[tuple[str, str]], own: Container[str]) -> None:

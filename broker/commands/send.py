@@ -21,6 +21,7 @@ from broker.commands.client_options import (
     WrongUse,
     add_connection,
     add_format,
+    check_destination,
     check_headers,
     check_text,
     count,
@@ -112,7 +113,7 @@ async def _send(arguments: argparse.Namespace, client: Client, sending: Sending,
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    check_text("DESTINATION", arguments.destination)
+    check_destination(arguments.destination)
     check_text("--content-type", arguments.content_type)
     if arguments.lines and arguments.body not in (None, "-"):
         raise WrongUse("--lines reads the messages from standard input, so it goes with no BODY")

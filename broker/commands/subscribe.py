@@ -28,6 +28,7 @@ from broker.commands.client_options import (
     WrongUse,
     add_connection,
     add_format,
+    check_destination,
     check_headers,
     check_text,
     count,
@@ -72,7 +73,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 @refusing_wrong_use
 def run(arguments: argparse.Namespace) -> int:
-    for option in ("destination", "selector", "durable"):
+    check_destination(arguments.destination)
+    for option in ("selector", "durable"):
         check_text(option, getattr(arguments, option))
     check_headers(arguments.headers, _OWN)
     if sys.stdout is None:

@@ -151,6 +151,20 @@ def test_nobody_there_to_take_it_is_told(broker: Broker) -> None:
     assert errors(done) == ["stampede: 3 messages confirmed, 3 of them routed to nobody"]
 
 
+@pytest.mark.parametrize("kind", ["queue", "topic", "temp-queue", "temp-topic"])
+def test_a_topic_that_is_called_like_something_else_is_worth_a_warning(broker: Broker, kind: str) -> None:
+    warning = (
+        f"stampede: warning: without a leading slash '{kind}/x' is a topic of that name; the {kind} 'x' is '/{kind}/x'"
+    )
+    done = run(broker.address, "send", f"{kind}/x", "body")
+    assert done.returncode == 0
+    assert errors(done)[0] == warning
+    done = run(broker.address, "subscribe", f"{kind}/x", "--timeout", "0.1")
+    assert errors(done)[0] == warning
+    for other in (f"/topic/{kind}/x", kind, f"my/{kind}/x"):
+        assert not any("warning" in line for line in errors(run(broker.address, "send", other, "body")))
+
+
 def test_a_reply_is_written_to_standard_output(broker: Broker, queue: str, connect: Connect) -> None:
     wire = connect()
     wire.subscribe(queue)
