@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from ssl import SSLContext
 from types import TracebackType
-from typing import Self
+from typing import Literal, Self, Unpack, overload
 
 from common.client import frames
 from common.client.address import parse_target
@@ -17,7 +17,7 @@ from common.client.errors import ClientClosed, ClientError
 from common.client.events import ClientEvent
 from common.client.frames import Headers
 from common.client.handler import OnMessage
-from common.client.heads import Heads, encode_plain, send_frame, send_headers
+from common.client.heads import Heads, SendOptions, encode_plain, send_frame, send_headers
 from common.client.link import Link
 from common.client.message import Message
 from common.client.receipt import Receipt
@@ -200,6 +200,18 @@ class Client:
 
     # --- sending
 
+    @overload
+    async def send(
+        self, destination: str, body: Body = b"", *, receipt: Literal[True] = True, **options: Unpack[SendOptions]
+    ) -> Receipt: ...
+    @overload
+    async def send(
+        self, destination: str, body: Body = b"", *, receipt: Literal[False], **options: Unpack[SendOptions]
+    ) -> None: ...
+    @overload
+    async def send(
+        self, destination: str, body: Body = b"", *, receipt: bool, **options: Unpack[SendOptions]
+    ) -> Receipt | None: ...
     async def send(
         self,
         destination: str,

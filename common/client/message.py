@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
 from common.client.bodies import Body, decode_text, header_list
 from common.client.errors import ClientError
@@ -120,6 +120,12 @@ class Message(Content):
         """Whether the connection it came on is still there. If not, a message that was not settled comes again."""
         return self.session.loss is None
 
+    @overload
+    async def ack(self, *, transaction: Transaction | None = None, receipt: Literal[False] = False) -> None: ...
+    @overload
+    async def ack(self, *, transaction: Transaction | None = None, receipt: Literal[True]) -> Receipt: ...
+    @overload
+    async def ack(self, *, transaction: Transaction | None = None, receipt: bool) -> Receipt | None: ...
     async def ack(self, *, transaction: Transaction | None = None, receipt: bool = False) -> Receipt | None:
         """It is done with; with `ack:client` all that came before it on its subscription, too. With `receipt` wait
         until the broker has taken that to its disk.
@@ -131,6 +137,22 @@ class Message(Content):
             return None
         return await self.subscription.settle(self, "ACK", [], transaction, receipt)
 
+    @overload
+    async def nack(
+        self,
+        *,
+        transaction: Transaction | None = None,
+        receipt: Literal[False] = False,
+        **options: Unpack[NackOptions],
+    ) -> None: ...
+    @overload
+    async def nack(
+        self, *, transaction: Transaction | None = None, receipt: Literal[True], **options: Unpack[NackOptions]
+    ) -> Receipt: ...
+    @overload
+    async def nack(
+        self, *, transaction: Transaction | None = None, receipt: bool, **options: Unpack[NackOptions]
+    ) -> Receipt | None: ...
     async def nack(
         self,
         *,
@@ -162,4 +184,5 @@ class Message(Content):
         correlation_id = self.get("correlation-id")
         if correlation_id is not None:
             headers.append(("correlation-id", correlation_id))
-        return await self.subscription.client.send(self.reply_to, body, headers=headers, **options)
+        receipt: bool = options.pop("receipt", True)
+        return await self.subscription.client.send(self.reply_to, body, receipt=receipt, headers=headers, **options)

@@ -14,7 +14,7 @@ import concurrent.futures
 import threading
 from collections.abc import Coroutine, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack
+from typing import Any, Literal, Self, TypeVar, Unpack, overload
 
 from common.client.bodies import Body
 from common.client.client import Client
@@ -142,6 +142,18 @@ class SyncClient:
         """Whether there is a connection now."""
         return self._client.connected
 
+    @overload
+    def send(
+        self, destination: str, body: Body = b"", *, receipt: Literal[True] = True, **options: Unpack[SendOptions]
+    ) -> Receipt: ...
+    @overload
+    def send(
+        self, destination: str, body: Body = b"", *, receipt: Literal[False], **options: Unpack[SendOptions]
+    ) -> None: ...
+    @overload
+    def send(
+        self, destination: str, body: Body = b"", *, receipt: bool, **options: Unpack[SendOptions]
+    ) -> Receipt | None: ...
     def send(
         self, destination: str, body: Body = b"", *, receipt: bool = True, **options: Unpack[SendOptions]
     ) -> Receipt | None:
@@ -213,10 +225,32 @@ class SyncMessage(Content):
         self.message = message
         self._thread = thread
 
+    @overload
+    def ack(self, *, transaction: SyncTransaction | None = None, receipt: Literal[False] = False) -> None: ...
+    @overload
+    def ack(self, *, transaction: SyncTransaction | None = None, receipt: Literal[True]) -> Receipt: ...
+    @overload
+    def ack(self, *, transaction: SyncTransaction | None = None, receipt: bool) -> Receipt | None: ...
     def ack(self, *, transaction: SyncTransaction | None = None, receipt: bool = False) -> Receipt | None:
         """It is done with."""
         return self._thread.call(self.message.ack(transaction=_of(transaction), receipt=receipt))
 
+    @overload
+    def nack(
+        self,
+        *,
+        transaction: SyncTransaction | None = None,
+        receipt: Literal[False] = False,
+        **options: Unpack[NackOptions],
+    ) -> None: ...
+    @overload
+    def nack(
+        self, *, transaction: SyncTransaction | None = None, receipt: Literal[True], **options: Unpack[NackOptions]
+    ) -> Receipt: ...
+    @overload
+    def nack(
+        self, *, transaction: SyncTransaction | None = None, receipt: bool, **options: Unpack[NackOptions]
+    ) -> Receipt | None: ...
     def nack(
         self,
         *,
