@@ -136,7 +136,8 @@ class Client:
             raise
 
     async def close(self) -> None:
-        """Wait until what was sent is confirmed, DISCONNECT and close, in at most `close_timeout` seconds.
+        """Wait until what was sent is confirmed, DISCONNECT and close, in at most `close_timeout` seconds. Calls that
+        come meanwhile raise ClientClosed.
 
         Raises ClientClosed if SENDs are still unconfirmed then; those without a receipt, too, if DISCONNECT has none.
         """
@@ -148,7 +149,7 @@ class Client:
         who would wait for ever otherwise, since all they do is done by callbacks."""
         if self._open is None:
             raise ClientError(_NOT_CONNECTED)
-        await self._open.wait_ended()
+        await self._open.ending.wait()
 
     async def __aenter__(self) -> Self:
         await self.connect()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from common.client import frames
 from common.client.blame import Blame
+from common.client.ending import Ending
 from common.client.errors import BrokerError, ClientClosed, ClientError, ConnectFailed
 from common.client.events import ClientEvent, Connected, Disconnected, Ended
 from common.client.incoming import Incoming
@@ -51,8 +52,9 @@ class Link:
         self._overruns = Overruns(self._subscriptions, self.incoming)
         # The one that the last MESSAGE was for; the next one mostly is, too.
         self._latest: Subscription | None = None
-        self._ended: ClientError | None = None
-        self._over = asyncio.Event()
+        self.ending = Ending()
+        self.check = self.ending.check_new
+        """Raises what ended the client, or that it is being closed."""
         self._loss: asyncio.Future[tuple[Session, ClientError]] | None = None
         self._waiting: list[asyncio.Future[None]] = []
         self._keeper: asyncio.Task[None] | None = None
@@ -153,7 +155,7 @@ class Link:
     async def connected(self) -> Session:
         """The session that everybody may write to; waits until there is one. Raises what ended the client."""
         while self.session is None:
-            self.check()
+            self.ending.check()
             waiter = self._loop.create_future()
             self._waiting.append(waiter)
             try:
@@ -163,23 +165,6 @@ class Link:
                     self._waiting.remove(waiter)
                 raise
         return self.session
-
-    def check(self) -> None:
-        """Raise what ended the client, if it has ended."""
-        if self._ended is not None:
-            # Each raise would lengthen its traceback, which holds the frames of the callers.
-            raise self._ended.with_traceback(None)
-
-    @property
-    def _failure(self) -> ClientError | None:
-        """What it ended by, unless somebody closed it."""
-        return None if isinstance(self._ended, ClientClosed) else self._ended
-
-    async def wait_ended(self) -> None:
-        """Return when it is closed. Raises what else ended it."""
-        await self._over.wait()
-        if self._failure is not None:
-            raise self._failure.with_traceback(None)
 
     def _wake(self) -> None:
         for waiter in self._waiting:
@@ -210,7 +195,7 @@ class Link:
         """Write `frame`, which gets a `receipt` header, and return the future of its RECEIPT; see `Unconfirmed.add`.
         Without a session, what is written again waits for the next one. Raises what ended the client, and
         ValueError for text that UTF-8 cannot express."""
-        self.check()
+        self.ending.check()
         # What cannot be written, lone surrogates for instance, fails here, and not on each connection to come.
         encode_headers(frame.headers, Version.V1_2)
         future: asyncio.Future[Receipt] = self._loop.create_future()
@@ -364,6 +349,7 @@ class Link:
         DISCONNECT, which speaks for them, did not come.
         """
         began = self._loop.time()
+        self.ending.begin()
         try:
             with suppress(TimeoutError):
                 async with asyncio.timeout(within):
@@ -399,12 +385,9 @@ class Link:
 
     def end(self, error: ClientError) -> None:
         """It is over, for `error`: all that waits gets it."""
-        if self._ended is None:
-            self._ended = error
-            self._over.set()
-            # Who has never connected is told by `connect`.
-            if self._keeper is not None:
-                self._tell(Ended(self._failure))
+        # Who has never connected is told by `connect`.
+        if self.ending.end(error) and self._keeper is not None:
+            self._tell(Ended(self.ending.failure))
         self.session = self._replay = None
         self.incoming.connected(None)
         self.unconfirmed.end(error)

@@ -316,6 +316,30 @@ def test_a_callback_may_stop_its_subscription(broker: Broker) -> None:
     run(test())
 
 
+def test_who_goes_on_sending_while_it_is_closed_is_told_and_keeps_nobody_waiting(broker: Broker) -> None:
+    async def test() -> None:
+        name = queue()
+        futures = []
+
+        async def produce() -> None:
+            while True:
+                futures.append(await client.post(name))
+
+        client = on(broker, window=10)
+        await client.connect()
+        producers = [asyncio.create_task(produce()) for _ in range(3)]
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert futures
+        await client.close()
+        for outcome in await asyncio.gather(*producers, return_exceptions=True):
+            assert isinstance(outcome, ClientClosed)
+        # All that was taken is stored.
+        await asyncio.gather(*futures)
+
+    run(test())
+
+
 @pytest.mark.parametrize("closed", [True, False])
 def test_who_only_has_callbacks_is_told_of_the_end(closed: bool) -> None:
     async def script(talk: Talk) -> None:
