@@ -28,9 +28,9 @@ class Transaction:
             await transaction.send("/queue/invoices", invoice)
             await order.ack(transaction=transaction)
 
-    COMMIT raises BrokerError if the broker refuses it, TransactionLost if the connection was gone before (then
-    nothing happened), and OutcomeUnknown if it was lost afterwards. It is not sent again: an ACK in it would mean
-    another message, or none. The calls inside raise TransactionLost as soon as it is known.
+    COMMIT raises BrokerError if the broker refuses it, or anything in it meanwhile, TransactionLost if the connection
+    was gone before (then nothing happened), and OutcomeUnknown if it was lost afterwards. It is not sent again: an ACK
+    in it would mean another message, or none. The calls inside raise TransactionLost as soon as it is known.
     """
 
     def __init__(self, link: Link, name: str) -> None:

@@ -215,7 +215,8 @@ class Unconfirmed:
     def refuse(self, receipt_id: str | None, error: BrokerError, *, acks: bool = False) -> bool:
         """The broker has refused this frame; without an id the only one that it can be, since it is written, it is what
         the `frame` of the ERROR says, and nothing is written that has no receipt. Of the latter, `acks` says whether
-        there may be ACKs that were not counted. Returns whether it is known which it was."""
+        there may be ACKs that were not counted. A COMMIT behind all that it can be has failed with it. Returns whether
+        there is nothing left to find out."""
         if receipt_id is None:
             return self._refuse_unnamed(error, acks)
         awaited = self._take(receipt_id)
@@ -231,7 +232,19 @@ class Unconfirmed:
         acks = acks and command in (None, "ACK")
         if len(may_be) == 1 and (command in _ALWAYS_CONFIRMED or (self._blind == self._proven and not acks)):
             return self.refuse(may_be[0], error)
-        return False
+        if command is None or not (may_be or self._blind != self._proven):
+            return False
+        # A broker that says the command is one that closes after its ERROR, and has looked at nothing behind the frame.
+        in_vain = [
+            id
+            for id in self._on_this_connection()
+            if self._frames[id].command == "COMMIT"
+            and all(int(other) <= int(id) for other in may_be)
+            and (command in _ALWAYS_CONFIRMED or (self._frames[id].blind == self._blind and not acks))
+        ]
+        for id in in_vain:
+            self.refuse(id, error)
+        return bool(in_vain) and not may_be
 
     def _on_this_connection(self) -> list[str]:
         """Ids of the frames that may be answered."""

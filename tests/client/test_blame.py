@@ -275,3 +275,19 @@ def test_a_message_is_found_out_also_while_a_consumer_acknowledges() -> None:
             await asyncio.wait([consuming])
 
     run(main)
+
+
+def test_a_commit_behind_a_frame_that_is_refused_is_refused_and_nothing_happened(broker: Broker) -> None:
+    async def main() -> None:
+        name = queue()
+        async with on(broker) as client:
+            transaction = client.transaction()
+            await transaction.begin()
+            await transaction.send(name, b"good")
+            await transaction.send(name, b"bad", headers={"delay": "soon"})
+            with pytest.raises(BrokerError, match="delay was 'soon'"):
+                await transaction.commit()
+            await client.send(name, b"after")
+            assert [message.body for message in await received(client, name, 1)] == [b"after"]
+
+    run(main)

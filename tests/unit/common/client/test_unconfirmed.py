@@ -222,6 +222,43 @@ def test_a_refusal_without_a_name_is_of_the_command_it_says_and_of_nothing_that_
     running(main)
 
 
+def test_a_commit_behind_what_was_refused_has_failed_too() -> None:
+    def error(frame: str | None) -> BrokerError:
+        return BrokerError(Frame("ERROR", [] if frame is None else [("frame", frame)]))
+
+    async def main() -> None:
+        for before, after, frame, acks, failed, known in (
+            ("unnamed", "", "SEND", False, True, True),
+            ("unnamed", "", "SEND", True, True, True),
+            ("unnamed", "", "ACK", True, False, False),
+            ("unnamed", "", None, False, False, False),
+            ("unnamed", "unnamed", "SEND", False, False, False),
+            ("unnamed", "blind", "SEND", False, False, False),
+            ("unnamed send", "", "SEND", False, True, False),
+            ("unnamed", "send", "SEND", False, False, False),
+            ("", "", "SUBSCRIBE", False, False, False),
+        ):
+            unconfirmed = Unconfirmed(10, 1 << 20)
+
+            def write(what: str, unconfirmed: Unconfirmed = unconfirmed) -> None:
+                for each in what.split():
+                    if each == "send":
+                        send(unconfirmed)
+                    else:
+                        getattr(unconfirmed, f"add_{each}")()
+
+            write(before)
+            commit = future()
+            unconfirmed.add(Frame("COMMIT"), commit, OnLoss.UNKNOWN)
+            write(after)
+            refused = error(frame)
+            assert unconfirmed.refuse(None, refused, acks=acks) == known, (before, after, frame)
+            assert commit.done() == failed, (before, after, frame)
+            assert not failed or commit.exception() is refused
+
+    running(main)
+
+
 # --- the window
 
 
