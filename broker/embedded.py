@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,7 @@ from broker.errors import CannotStartError
 from broker.events import EVENTS_KEPT, Events, Reader
 from broker.front import Front
 from broker.injected_log import InjectedLog, Log, WorkerLines, sink_of
+from broker.leftovers import make_temporary
 from broker.sessions import Sessions
 from broker.workers import WORKER_COMMAND
 from common.config import Config, ConfigError, load_config
@@ -246,7 +246,7 @@ def _split(address: str) -> tuple[str, int]:
 
 def _temporary_directory() -> Path:
     try:
-        return Path(tempfile.mkdtemp(prefix="stampede-data-"))
+        return make_temporary("stampede-data-")
     except OSError as error:
         raise CannotStartError(
             f"cannot make a temporary data directory: {error.strerror}; give the broker a data_dir"

@@ -13,11 +13,11 @@ import os
 import re
 import shutil
 import stat
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from broker.errors import CannotStartError
+from broker.leftovers import make_temporary
 from broker.lock import take_lock
 
 __all__ = ["ENDPOINT_NAME_BYTES", "ENDPOINT_PATH_BYTES", "RuntimeDir"]
@@ -33,7 +33,8 @@ _BOOT = re.compile(r"b[0-9a-f]{8}")
 class RuntimeDir:
     """Made, locked and cleaned of what a killed broker left behind; `path` is the one for endpoints.
 
-    `boot` has 8 hexadecimal digits. `configured` None: a private temporary directory, removed by `close`.
+    `boot` has 8 hexadecimal digits. `configured` None: a private temporary directory, removed by `close`, or by
+    the next broker if this one is killed.
     Raises `CannotStartError`.
     """
 
@@ -42,7 +43,7 @@ class RuntimeDir:
         self._is_private = configured is None
         try:
             if configured is None:
-                self._base = Path(tempfile.mkdtemp(prefix="stampede-"))
+                self._base = make_temporary("stampede-")
             else:
                 self._base = configured.absolute()
                 self._base.mkdir(mode=0o700, parents=True, exist_ok=True)
