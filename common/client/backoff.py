@@ -13,7 +13,10 @@ class Backoff:
     """Waits that double, in seconds: up to `first` before the second round over the addresses, then up to twice that,
     never over `longest`. Half of each wait is left to chance, so that the clients of a broker that comes back do not
     come all at once. `give_up_after` seconds without a connection the client ends, after one round at the earliest;
-    None: never. Time with a connection does not count, and does not end the count if nothing came of it."""
+    None: never. Time with a connection does not count, and does not end the count if nothing came of it.
+
+    What is sent again after an outage longer than the broker's `queue.idempotency_window` (10 minutes) may be in the
+    queue twice, since the broker has forgotten its key."""
 
     first: float = 0.1
     longest: float = 10.0

@@ -56,8 +56,8 @@ class Client:
     at each address is a failure. `window`: SENDs that may wait for their RECEIPT, and `window_bytes` of them, before
     `post` waits. `buffer_bytes`: messages received and not taken, before nothing more is read, unless
     a receipt is awaited; at 16 times as much a subscription with `ack:auto` ends by BufferOverrun.
-    `idempotent`: SENDs with a receipt have an `idempotency-key`, and are sent again under it on a new connection;
-    without, what is sent again may come twice.
+    `idempotent`: SENDs with a receipt have an `idempotency-key`, and are sent again under it on a new connection: once
+    in the queue, if that is within the broker's `queue.idempotency_window` (10 minutes). Without, it may come twice.
 
     A connection that is lost is made again, with all its subscriptions, and SENDs that await a RECEIPT are sent again.
     What can only be done on the connection it began on says so: OutcomeUnknown, StaleDelivery, TransactionLost. When
