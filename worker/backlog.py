@@ -40,6 +40,7 @@ class Backlog:
         connection = self._connection
         connection.backlog = None
         calls = self._calls
+        over = connection.closing or connection.deaf
         while calls:
             call, head, always = calls.popleft()
             if (connection.closing or connection.deaf) and not always:
@@ -49,6 +50,9 @@ class Backlog:
             except StompError as error:
                 self._refuse(connection, error, head)
                 return
+            if not over and (connection.closing or connection.deaf):
+                # That was refused, or a DISCONNECT: nothing that the client sent after it counts.
+                break
             following = connection.backlog
             if following is not None:
                 following._calls.extend(calls)

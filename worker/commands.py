@@ -323,12 +323,15 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
     assembly = Assembly(core.ids.next_prefix())
     for route, body in transaction.sends:
         assembly.add(core.temporary.route(connection, route), body)
+    if connection.closing:
+        # A reply-to found no room for its queue.
+        return
     parts = core.queues.parts(assembly.batches, transaction.settled)
     topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUES)}
     core.retained.add_to(parts, topics)
     if not parts:
         core.publish(topics)
-        if core.flow.blocked:
+        if core.flow.blocked and not connection.closing:
             core.flow.pause_for(connection, topics)
         _receipt(connection, frame)
         return
@@ -349,7 +352,7 @@ def _commit(core: Core, connection: Connection, frame: Frame) -> None:
 
     core.queues.commit(parts, done)
     core.queues.flush()
-    if core.flow.blocked:
+    if core.flow.blocked and not connection.closing:
         names = {each[1] for operations in parts.values() for each in operations if each[0] == ADD}
         core.flow.pause_for(connection, {*topics, *names, *map(core.queues.holding_up, names)})
 

@@ -220,6 +220,9 @@ class Core:
                 self.backplane.publish(destination, batch)
 
     def command(self, connection: Connection, frame: Frame) -> None:
+        if connection.closing:
+            # It has left already: whatever this would start nobody would end.
+            return
         if connection.backlog is not None:
             connection.backlog.add(lambda: self.command(connection, frame), encode(frame))
             return

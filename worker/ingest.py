@@ -121,6 +121,8 @@ class Ingest:
             self._handlers.refuse(connection, fault, data[at : at + self._limits.head_bytes])
 
     def _flush(self, connection: Connection, assembly: Assembly, receipts: list[Sent]) -> None:
+        """Have what came before handled. What refused it there and then has failed the connection by the end of this,
+        and nothing that the client sent after it counts: look at `deaf`."""
         if self._acks:
             self._acknowledge(connection)
         if assembly.batches or receipts:
@@ -167,6 +169,8 @@ class Ingest:
                     if match is not None:
                         if assembly.batches or receipts:
                             self._flush(connection, assembly, receipts)
+                            if connection.deaf:
+                                return
                         self._acks_in.append(match)
                         self._acks += _PLAIN_ACK.findall(data, *match.span())
                         pos = match.end()
@@ -240,6 +244,8 @@ class Ingest:
                 continue
             if route.transaction is not None:
                 self._flush(connection, assembly, receipts)
+                if connection.deaf:
+                    return
                 self._handlers.transacted_send(connection, route, body)
                 head = None
                 if route.receipt is not None:
@@ -302,7 +308,7 @@ class Ingest:
         assembly: Assembly,
         receipts: list[Sent],
     ) -> int:
-        """Handle the frame at `pos`; returns where the next starts, or -1 if this one is incomplete."""
+        """Handle the frame at `pos`; returns where the next starts, or -1 if this one is incomplete, or too late."""
         version = connection.version
         limits = self._login_limits if version is None else self._limits
         if body_at - pos > limits.head_bytes:
@@ -324,6 +330,8 @@ class Ingest:
         if end < 0:
             return -1
         self._flush(connection, assembly, receipts)
+        if connection.deaf:
+            return -1
         self._handlers.command(connection, frame)
         return end + 1
 

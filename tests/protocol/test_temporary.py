@@ -397,6 +397,20 @@ def test_a_limit_for_each_connection(start_broker: StartBroker, stack: ExitStack
         wire.expect_error("too-many-queues")
 
 
+def test_a_commit_that_is_over_the_limit_is_refused_whole(start_broker: StartBroker, stack: ExitStack) -> None:
+    broker = start_broker(config={"limits": {"subscriptions": 1}})
+    wire, other = (stack.enter_context(connect_on(broker, 0)) for _ in range(2))
+    wire.request("BEGIN", [("transaction", "t")])
+    for n in range(2):
+        headers = [("transaction", "t"), ("reply-to", f"/temp-queue/{n}")]
+        wire.publish("/queue/asked", b"never", headers)
+    wire.frame("COMMIT", [("transaction", "t")])
+    wire.expect_error("too-many-queues")
+    other.subscribe("/queue/asked")
+    send(other, "/queue/asked", b"end")
+    assert other.read().body == b"end"
+
+
 def test_ten_thousand_and_nothing_stays_of_them(start_broker: StartBroker, stack: ExitStack) -> None:
     """However many a client makes, and fills: the worker has room for as many again, the memory, and a clean disk."""
     config = {"limits": {"subscriptions": 10_000}, "queue": {"max_queues": 10_000}}

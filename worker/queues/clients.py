@@ -104,7 +104,7 @@ class Clients:
     def delivered(self, number: int, frames: list[bytes], keys: list[int], counts: list[int] | None) -> None:
         """Messages come for that consumer; see `worker.queues.subscription`."""
         subscription = self._subscriptions.get(number)
-        if subscription is None:
+        if subscription is None or subscription.connection.closing:
             # It has left, and the owner takes back what was on its way when it hears of it.
             return
         connection = subscription.connection

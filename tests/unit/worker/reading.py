@@ -55,6 +55,7 @@ class Reader:
         self.ids: list[bytes] = []
         self.fault_on: str | None = None
         self.fault: StompError | None = None
+        self.refuses_sends = False
         self.heads: list[bytes] = []
         self.connection = FakeConnection(version)
         limits = limits or Limits()
@@ -86,6 +87,8 @@ class Reader:
                 assert sent.message_id == batch.id_prefix + batch.items[sent.place].split(b"\n")[0]
             assert connection.version is not None
             self.log.append(("receipt", unescape(sent.receipt.decode(), connection.version)))
+        if self.refuses_sends:
+            self.connection.deaf = True
 
     def command(self, connection: Connection, frame: Frame) -> None:
         assert frame.command != "SEND" or connection.version is None, "a SEND is no command"

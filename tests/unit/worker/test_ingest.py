@@ -188,6 +188,22 @@ def test_a_fault_of_a_handler_is_refused_after_what_came_before(on: str) -> None
 
 
 @pytest.mark.parametrize(
+    "after",
+    [
+        b"BEGIN\ntransaction:t\n\n\0",
+        b"SEND\ndestination:/topic/a\ntransaction:t\nreceipt:r\n\n2\0",
+        b"ACK\nid:1-2\n\n\0",
+        b"ACK\nid:1-2\n\n\0" + A,
+    ],
+)
+def test_nothing_counts_after_a_send_that_ended_the_connection(after: bytes) -> None:
+    reader = Reader()
+    reader.refuses_sends = True
+    reader.read(A + after)
+    assert kinds(reader.log) == [b"1"]
+
+
+@pytest.mark.parametrize(
     "bad", [b"NOPE\n\n\0", b"SEND\n\n\0", b"SEND\nx\n\n\0", A[:-1] + b"y\0", b"ACK\nid:1\n\ny\0", b"X\0"]
 )
 def test_the_fault_is_shown_from_the_start_of_its_frame(bad: bytes) -> None:
