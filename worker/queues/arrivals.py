@@ -9,6 +9,7 @@ from common.temporary import TEMP_QUEUE
 from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
 from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
+from worker.queues.message import message_id
 from worker.queues.owned import OwnedQueue
 from worker.queues.policy import QueuePolicy
 from worker.queues.work import Work
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from worker.queues.owner import Owner
 
 __all__ = ["Arrivals"]
+
+_FIRST_LOST = (
+    ErrorCode.STORE_FAILED.value,
+    "message not stored",
+    "the message that came with its idempotency-key first could not be stored; send it again",
+)
 
 
 class Arrivals:
@@ -80,6 +87,28 @@ class Arrivals:
             return Outcome(self._full(owned, refused_at).refused, refused_at, outcome.duplicates)
         return outcome
 
+    def again(self, operation: Operation, refused_at: int | None) -> Outcome:
+        """How an ADD ended that is stored already, up to the place where it was refused: its origin was told by an
+        earlier life of this owner at best."""
+        _, name, prefix, items, _, *more = operation
+        keys: dict[int, bytes] = (more[0] if more else None) or {}
+        duplicates: dict[int, bytes] = {}
+        now = self._owner.now()
+        for place in sorted(keys):
+            if refused_at is not None and place >= refused_at:
+                break
+            first = self.seen.find(name, keys[place], now)
+            if first is None:
+                # Of all that is stored the key is known: this was a repeat of what was not.
+                return Outcome(_FIRST_LOST, place, duplicates or None)
+            if first != prefix + message_id(items[place]):
+                duplicates[place] = first
+        if refused_at is None:
+            return Outcome(duplicates=duplicates) if duplicates else DONE
+        owned = self._registry.get(name)
+        policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
+        return Outcome(self._refusal(name, policy, load, 0).refused, refused_at, duplicates or None)
+
     def check_room(self, operations: list[Operation]) -> Outcome:
         """DONE, or the refusal of a whole transaction: there is no room in a queue, or for one more."""
         wanted: dict[bytes, int] = {}
@@ -134,8 +163,7 @@ class Arrivals:
         lost = [place for place, first in (outcome.duplicates or {}).items() if first in self._failed]
         if not lost:
             return outcome
-        detail = "the message that came with its idempotency-key first could not be stored; send it again"
-        return Outcome((ErrorCode.STORE_FAILED.value, "message not stored", detail), min(lost))
+        return Outcome(_FIRST_LOST, min(lost))
 
     def unpark(self, parked: list[Park]) -> None:
         """These are due."""

@@ -30,7 +30,7 @@ from worker.queues.letters import (
     Operation,
     Outcome,
 )
-from worker.queues.links import UNDER_WAY
+from worker.queues.marks import Marks, source_of
 from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
 from worker.queues.paging import Page
@@ -42,7 +42,7 @@ from worker.queues.surroundings import Surroundings
 from worker.queues.upkeep import Upkeep
 from worker.queues.work import Work
 from worker.settings import QueueSettings
-from worker.store.interface import Done, Forget, Mark, Park, Recovered, Store, StoreError
+from worker.store.interface import Done, Park, Recovered, Store, StoreError
 
 __all__ = ["PACE_MOST", "Owner"]
 
@@ -69,7 +69,7 @@ class Owner:
         self.consumers = Consumers(self, store)
         self.retention = Retention(self, settings, log)
         self._dirty: dict[OwnedQueue, None] = {}
-        self._marks: dict[str, int] = {}
+        self._marks = Marks()
         self._paging: dict[OwnedQueue, None] = {}
         self._awaited: dict[OwnedQueue, list[Callable[[], None]]] = {}
         self._units = 0
@@ -98,7 +98,7 @@ class Owner:
         """Own what the store of this slot holds."""
         self.arrivals.next_parked = recovered.next_parked
         self.arrivals.seen.recover(recovered.keys)
-        self._marks = dict(recovered.marks)
+        self._marks.recover(recovered.marks)
         self.retention.recover(recovered.retained, self.now())
         changes = self.registry.recover(recovered.queues, self.now())
         if changes:
@@ -135,15 +135,14 @@ class Owner:
         done: Confirmed,
     ) -> None:
         """Apply a hand-off of worker `slot`; `sequence` is 0 from this worker itself, whose hand-offs die with it."""
-        if transaction is None:
-            source, number = f"{origin}#{sequence % UNDER_WAY}", sequence
-        else:
-            source, number = f"transaction {transaction}", 1
-        known = number > 0 and self._marks.get(source, 0) >= number
+        source, number = source_of(origin, sequence, transaction)
+        known = self._marks.known(source, number)
         unit = Work(must=transaction is not None)
         retained: list[Operation] = []
         alone = transaction is None and len(operations) == 1
-        outcome = DONE if alone or transaction is not None else self.arrivals.check_room(operations)
+        # What is in already has taken its room.
+        let_in = alone or known or transaction is not None
+        outcome = DONE if let_in else self.arrivals.check_room(operations)
         if outcome is DONE:
             for operation in operations:
                 if operation[0] == RETAIN:
@@ -156,9 +155,11 @@ class Owner:
                 elif not known:
                     added = self.arrivals.add(unit, operation, limited=alone)
                     outcome = outcome if outcome.refused else added
+                elif alone:
+                    outcome = self.arrivals.again(operation, self._marks.refused_at(source))
         if number and not known and (unit.inserts or unit.changes or transaction is not None):
-            self._marks[source] = number
-            unit.changes.append(Mark(source, number))
+            refused_at = outcome.place if alone and outcome.refused else None
+            unit.changes.append(self._marks.put(source, number, refused_at))
         done = self.consumers.announcing(done)
         if not unit.is_idle or outcome.duplicates or known or retained:
             # Also what was stored before: it may still be on its way to the disk.
@@ -189,9 +190,7 @@ class Owner:
         elif kind == DETACH:
             self.consumers.detach(unit, (slot, operation[2]))
         elif kind == FORGET:
-            source = f"transaction {operation[1]}"
-            if self._marks.pop(source, 0):
-                unit.changes.append(Forget(source))
+            unit.changes += self._marks.forget(source_of("", 0, operation[1])[0])
         return DONE
 
     def write(self, work: Work, done: Done | None = None) -> None:
@@ -245,11 +244,9 @@ class Owner:
 
     def forget_origins(self, slot: int, origin: str) -> None:
         """Worker `slot` is `origin` now; nothing comes from its earlier lives any more."""
-        old = [each for each in self._marks if each.startswith(f"{slot}-") and not each.startswith(f"{origin}#")]
-        if old:
-            for each in old:
-                del self._marks[each]
-            self.write(Work(changes=[Forget(each) for each in old], must=True))
+        changes = self._marks.forget_origins(slot, origin)
+        if changes:
+            self.write(Work(changes=changes, must=True))
 
     # --- delivery
 

@@ -81,7 +81,7 @@ class DropQueue:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """All hand-offs of `origin` up to `sequence` are in."""
+    """All hand-offs of `origin` up to `sequence` are in; its high bits are the owner's own (`worker.queues.marks`)."""
 
     origin: str
     sequence: int

@@ -53,7 +53,8 @@ class LoneOwner:
             EventLog("worker-0", stream=io.StringIO()),
         )
         if recovered is not None:
-            self.sequence = max(recovered.marks.values(), default=0)
+            # Above the sequence stands where a hand-off was refused.
+            self.sequence = max((mark & (1 << 40) - 1 for mark in recovered.marks.values()), default=0)
             self.owner.recover(recovered)
         self.owner.start()
 
