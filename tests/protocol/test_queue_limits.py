@@ -91,6 +91,18 @@ class TestReject:
         consumer.subscribe(other, id="other")
         site.silent(consumer)
 
+    def test_a_transaction_of_one_queue_is_refused_as_a_whole_as_well(self, site: Site) -> None:
+        few = site.queue("few")
+        producer = site.producer()
+        producer.request("BEGIN", [("transaction", "t")])
+        for _ in range(4):
+            producer.publish(few, b"x", [("transaction", "t")])
+        producer.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
+        producer.expect_error("queue-full", frame="COMMIT", receipt_id="commit")
+        consumer = site.consumer()
+        consumer.subscribe(few)
+        site.silent(consumer)
+
 
 def fill_until_paused(site: Site, producer: Wire, queue: str) -> int:
     """Send bodies that are numbers, with as many receipts, to a queue that holds three, until the broker reads no more

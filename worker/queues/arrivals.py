@@ -109,16 +109,12 @@ class Arrivals:
         policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
         return Outcome(self._refusal(name, policy, load, 0).refused, refused_at, duplicates or None)
 
-    def check_room(self, operations: list[Operation]) -> Outcome:
-        """DONE, or the refusal of a whole transaction: there is no room in a queue, or for one more."""
-        wanted: dict[bytes, int] = {}
-        for operation in operations:
-            if operation[0] == ADD:
-                wanted[operation[1]] = wanted.get(operation[1], 0) + len(operation[3])
+    def check_room(self, wanted: dict[bytes, tuple[int, int]]) -> Outcome:
+        """DONE, or the refusal of all of a ROOM: there is none in a queue, or for one more."""
         new = [name for name in wanted if self._registry.get(name) is None and not name.startswith((*FED, TEMP_QUEUE))]
         if new and len(self._registry) + len(new) > self._registry.limit:
             return self._registry.refusal()
-        for name, count in wanted.items():
+        for name, (count, _) in wanted.items():
             owned = self._registry.get(name)
             if owned is None:
                 policy = self._registry.policy(name)

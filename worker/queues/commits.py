@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from common.errors import ErrorCode
-from worker.queues.letters import FORGET, Confirmed, Operation, Outcome
+from worker.queues.letters import FORGET, Confirmed, Operation, Outcome, room_for
 from worker.queues.work import Work
 from worker.store.interface import Change, Forget, ForgetTransaction, Mark, PutTransaction, StoreError
 
@@ -36,7 +36,9 @@ class Commits:
         """Apply the operations at the owner in each slot, all or none; `done` once they are on disk everywhere."""
         if len(parts) == 1:
             [(slot, operations)] = parts.items()
-            self._hand_off(slot, operations, done, None)
+            room = room_for(operations)
+            # Without, of a single ADD as much would be taken as fits.
+            self._hand_off(slot, [room, *operations] if room[1] else operations, done, None)
             return
         name = self._next_name()
 

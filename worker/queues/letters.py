@@ -24,11 +24,13 @@ __all__ = [
     "NACK",
     "PAGE",
     "RETAIN",
+    "ROOM",
     "SETTLE",
     "TAKE",
     "Confirmed",
     "Operation",
     "Outcome",
+    "room_for",
 ]
 
 # Letters, by their first element.
@@ -68,10 +70,24 @@ END = "e"
 """queue that is fed by topics, and is to be no more"""
 RETAIN = "r"
 """topic, frame of its last message or None for none, whether it is to survive a restart"""
+ROOM = "?"
+"""queues that are to get messages, each with how many and their bytes: comes first, and if one has no room for all of
+its own, the whole hand-off is refused; an ADD without it is taken as far as it fits"""
 FORGET = "f"
 """name of a transaction that will not come again"""
 
 Operation = list[Any]
+
+
+def room_for(operations: list[Operation]) -> Operation:
+    """The ROOM that the ADDs among `operations` need together."""
+    wanted: dict[bytes, tuple[int, int]] = {}
+    for operation in operations:
+        if operation[0] == ADD:
+            _, queue, prefix, items, *_ = operation
+            messages, size = wanted.get(queue, (0, 0))
+            wanted[queue] = messages + len(items), size + len(items) * len(prefix) + sum(map(len, items))
+    return [ROOM, wanted]
 
 
 class Outcome:

@@ -24,6 +24,7 @@ from worker.queues.letters import (
     FORGET,
     NACK,
     RETAIN,
+    ROOM,
     SETTLE,
     TAKE,
     Confirmed,
@@ -139,10 +140,13 @@ class Owner:
         known = self._marks.known(source, number)
         unit = Work(must=transaction is not None)
         retained: list[Operation] = []
-        alone = transaction is None and len(operations) == 1
-        # What is in already has taken its room.
-        let_in = alone or known or transaction is not None
-        outcome = DONE if let_in else self.arrivals.check_room(operations)
+        alone = transaction is None and operations[0][0] != ROOM
+        outcome = DONE
+        if operations[0][0] == ROOM:
+            if not known:
+                # What is in has taken its room already.
+                outcome = self.arrivals.check_room(operations[0][1])
+            operations = operations[1:]
         if outcome is DONE:
             for operation in operations:
                 if operation[0] == RETAIN:

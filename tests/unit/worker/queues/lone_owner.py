@@ -11,7 +11,7 @@ from common.log import EventLog
 from tests.unit.worker.memory_store import MemoryStore
 from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed
-from worker.queues.letters import ADD, ATTACH, DETACH, NACK, SETTLE, Operation, Outcome
+from worker.queues.letters import ADD, ATTACH, DETACH, NACK, SETTLE, Operation, Outcome, room_for
 from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
 from worker.queues.owner import Owner
@@ -118,6 +118,10 @@ class LoneOwner:
         self.owner.apply("1-boot.1", 1, number, list(operations), None, outcomes.append)
         self.owner.flush()
         return outcomes
+
+    def transact(self, *operations: Operation, sequence: int | None = None) -> list[Outcome]:
+        """The same as a COMMIT that concerns no other owner."""
+        return self.apply(room_for(list(operations)), *operations, sequence=sequence)
 
     def add(
         self,

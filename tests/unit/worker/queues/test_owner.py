@@ -123,17 +123,6 @@ def test_a_key_counts_only_for_what_was_taken() -> None:
     assert lone.ids(1) == ["a", "b", "again"]
 
 
-def test_the_place_of_what_did_not_fit() -> None:
-    """It is that in the batch, repeats and what is put off included."""
-    lone = LoneOwner(destination=[{"pattern": "/queue/q", "max_messages": 2, "when_full": "reject"}])
-    lone.add("/queue/q", "first", keys={0: b"k"})
-    traits, keys = {1: Traits(delay=1000)}, {0: b"k", 4: b"k"}
-    [outcome] = lone.commit_of(lone.add("/queue/q", "repeat", "later", "a", "b", "repeat", traits=traits, keys=keys))
-    assert outcome.refused and outcome.place == 3
-    assert outcome.duplicates == {0: b"first"}
-    assert lone.stored() == ["first", "a"]
-
-
 def test_a_repeat_fails_with_the_first() -> None:
     lone = LoneOwner()
     key = {0: b"k"}
@@ -170,14 +159,6 @@ def test_what_was_put_off_has_a_place_when_there_are_too_many_queues() -> None:
     lone.wake(100_000)
     lone.settled()
     assert sorted(lone.stored()) == ["m", "o"]
-
-
-def test_a_transaction_fits_whole_or_is_refused() -> None:
-    lone = LoneOwner(queue={"max_queues": 1})
-    lone.add("/queue/q", "a")
-    [outcome] = lone.commit_of(lone.apply(lone.adding("/queue/new", "b"), lone.adding("/queue/q", "c")))
-    assert outcome.refused is not None
-    assert lone.stored() == ["a"]
 
 
 def test_a_worker_that_dies_leaves_dead_letters_in_the_store() -> None:
@@ -377,14 +358,6 @@ def test_a_refusal_between_two_that_are_stored_is_no_receipt_in_the_next_life() 
     )
     assert [each.refused for each in outcomes] == [None, None]
     assert sorted(again.stored()) == ["large", "small"]
-
-
-def test_a_transaction_does_not_fit_into_a_queue_that_is_yet_to_be() -> None:
-    lone = LoneOwner(destination=[{"pattern": "#", "max_messages": 3, "when_full": "reject"}])
-    first, second = lone.adding("/queue/q", "a", "b"), lone.adding("/queue/q", "c", "d")
-    [outcome] = lone.commit_of(lone.apply(first, second))
-    assert outcome.refused is not None and outcome.refused[0] == "queue-full"
-    assert lone.stored() == []
 
 
 def test_all_that_was_written_is_stored_with_what_it_awaits() -> None:

@@ -101,6 +101,6 @@ def test_a_transaction_that_filled_its_queues_is_not_refused(room: int) -> None:
     for _ in range(2):
         lone = LoneOwner(store, store.recovered(), **config)
         operations = [lone.adding(queue, *TEN[:room]) for queue in ("/queue/a", "/queue/b")]
-        [outcome] = lone.commit_of(lone.apply(*operations, sequence=3))
+        [outcome] = lone.commit_of(lone.transact(*operations, sequence=3))
         assert outcome.refused is None
         assert len(store.rows) == 2 * room
