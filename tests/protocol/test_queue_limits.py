@@ -103,6 +103,28 @@ class TestReject:
         consumer.subscribe(few)
         site.silent(consumer)
 
+    def test_so_is_one_over_several_owners(self, site: Site) -> None:
+        few, queues = site.queue("few"), site.queues(4)
+        site.fill(few, b"1", b"2")
+        for number in (1, 2):
+            # The first takes the last room, the second finds none.
+            producer = site.producer()
+            producer.request("BEGIN", [("transaction", "t")])
+            for queue in (*queues, few, f"/topic/of-{queues[0][7:]}"):
+                producer.publish(queue, b"commit %d" % number, [("transaction", "t")])
+            producer.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
+            if number == 1:
+                producer.expect("RECEIPT", receipt_id="commit")
+            else:
+                producer.expect_error("queue-full", frame="COMMIT", receipt_id="commit")
+        consumer = site.consumer()
+        for id, queue in enumerate(queues):
+            consumer.subscribe(queue, id=str(id))
+            assert consumer.read().body == b"commit 1"
+        consumer.subscribe(few, id="few")
+        assert bodies(consumer.read_many(3)) == [b"1", b"2", b"commit 1"]
+        site.silent(consumer)
+
 
 def fill_until_paused(site: Site, producer: Wire, queue: str) -> int:
     """Send bodies that are numbers, with as many receipts, to a queue that holds three, until the broker reads no more

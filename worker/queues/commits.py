@@ -1,6 +1,6 @@
 """COMMITs whose queues have several owners, and whatever else has to happen at more than one owner or at none: written
-down here first, then handed off to each, then forgotten. What was written down is handed off again after a restart,
-and each owner applies it once."""
+down here first, once no owner objects, then handed off to each, then forgotten. What was written down is handed off
+again after a restart, and each owner applies it once."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from common.errors import ErrorCode
-from worker.queues.letters import FORGET, Confirmed, Operation, Outcome, room_for
+from worker.queues.letters import DONE, FORGET, Confirmed, Operation, Outcome, room_for
 from worker.queues.work import Work
 from worker.store.interface import Change, Forget, ForgetTransaction, Mark, PutTransaction, StoreError
 
@@ -40,6 +40,32 @@ class Commits:
             # Without, of a single ADD as much would be taken as fits.
             self._hand_off(slot, [room, *operations] if room[1] else operations, done, None)
             return
+        rooms = {slot: room_for(operations) for slot, operations in parts.items()}
+        asked = {slot: room for slot, room in rooms.items() if any(map(self._owner.registry.may_refuse, room[1]))}
+        if asked:
+            self._ask(asked, lambda outcome: done(outcome) if outcome.refused else self._record(parts, done))
+        else:
+            self._record(parts, done)
+
+    def _ask(self, rooms: dict[int, Operation], done: Confirmed) -> None:
+        """Ask the owner in each slot for room: once it is written down nobody can refuse it any more."""
+        waiting = set(rooms)
+        answer = DONE
+
+        def answered(slot: int) -> Confirmed:
+            def confirmed(outcome: Outcome) -> None:
+                nonlocal answer
+                waiting.discard(slot)
+                answer = answer if answer.refused else outcome
+                if not waiting:
+                    done(answer)
+
+            return confirmed
+
+        for slot, room in rooms.items():
+            self._hand_off(slot, [room], answered(slot), None)
+
+    def _record(self, parts: dict[int, list[Operation]], done: Confirmed) -> None:
         name = self._next_name()
 
         def recorded(error: StoreError | None) -> None:

@@ -51,6 +51,11 @@ class QueuePolicy:
             retain=rule.retain == "last",
         )
 
+    @property
+    def rejects(self) -> bool:
+        """Whether a message may be refused."""
+        return self.when_full == "reject" and bool(self.max_messages or self.max_bytes)
+
     def dead_letter_for(self, name: str) -> str | None:
         """The destination for what fails in the queue `name` (`/queue/...`); None for none, so that it is dropped. Dead
         letter queues have none themselves."""
@@ -73,6 +78,8 @@ class Policies:
         self._found: dict[bytes, QueuePolicy] = {}
         self.retains = any(policy.retain for policy in self._policies)
         """Whether any has topics keep their last message."""
+        self.rejects = any(policy.rejects for policy in self._policies)
+        """Whether any has messages refused."""
 
     @classmethod
     def of(cls, config: Config) -> Policies:

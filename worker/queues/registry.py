@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterable, Iterator
 
 from common.errors import ErrorCode
-from worker.queues.feeds import Feed
+from worker.queues.feeds import FED, Feed
 from worker.queues.letters import Outcome
 from worker.queues.message import MAX_QUEUES, first_counter
 from worker.queues.owned import VOLATILE, OwnedQueue, recall
@@ -128,6 +128,13 @@ class Registry:
     def policy(self, name: bytes, feed: Feed | None = None) -> QueuePolicy:
         """What goes for that queue, whether or not it exists."""
         return self._policies.find(name if feed is None else feed.pattern)
+
+    def may_refuse(self, name: bytes) -> bool:
+        """Whether the owner of that queue, whoever that is, may have to refuse messages because it is full."""
+        if name.startswith(FED):
+            # Only its owner knows what goes for it.
+            return self._policies.rejects
+        return self.policy(name).rejects
 
     def _put(self, owned: OwnedQueue, now: int) -> None:
         self._names[owned.name] = owned
