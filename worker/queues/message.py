@@ -9,6 +9,9 @@ from __future__ import annotations
 
 import re
 
+from common.codec import unescape
+from common.negotiation import Version
+
 __all__ = [
     "COUNTER_BITS",
     "MAX_QUEUES",
@@ -63,7 +66,8 @@ class Message:
                 if name == b"expires" and value.isdigit():
                     message.expires = int(value)
                 elif name == b"group-id":
-                    message.group = value
+                    # As `worker.traits` has it: a group is one wherever its messages are.
+                    message.group = unescape(value.decode(), Version.V1_2).encode() or None
         return message
 
 
