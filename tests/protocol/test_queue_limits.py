@@ -270,6 +270,35 @@ class TestNoRoomInTheStore:
         with connect_on(broker, 0) as producer:
             send(producer, queue, b"." * 100_000)
 
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_commit_that_settles_has_no_more_room_than_others(self, start_broker: StartBroker, workers: int) -> None:
+        broker = start_broker(workers=workers, config={"store": {"quota_bytes": 1 << 20}})
+        queue, source = (queue_owned_by(workers - 1, workers) for _ in range(2))
+        committed = 0
+        while committed < 20:
+            with connect_on(broker, 0) as client:
+                send(client, source, b"to do", [("persistent", "false")])
+                client.subscribe(source, ack="client-individual")
+                message = client.read()
+                client.request("BEGIN", [("transaction", "t")])
+                client.request("ACK", [*client.acknowledgement(message), ("transaction", "t")])
+                client.publish(queue, b"." * 100_000, [("transaction", "t")])
+                client.frame("COMMIT", [("transaction", "t"), ("receipt", "commit")])
+                frame = client.read()
+                if frame.command != "RECEIPT":
+                    break
+                committed += 1
+        assert (frame["error-code"], frame["frame"], frame["receipt-id"]) == ("store-full", "COMMIT", "commit")
+        assert 5 <= committed <= 10
+        with connect_on(broker, 0) as consumer:
+            consumer.subscribe(source, ack="client-individual")
+            message = consumer.read()
+            assert (message.body, message["redelivered"]) == (b"to do", "true")
+            consumer.acknowledge(message)
+            consumer.subscribe(queue, id="other", ack="client-individual")
+            assert len(consumer.read_many(committed)) == committed
+            consumer.quiet()
+
     def test_a_store_that_fails(self, start_broker: StartBroker) -> None:
         workers = 2
         broker = start_broker(workers=workers)

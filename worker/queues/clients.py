@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.acceptance import refuse
 from worker.queues.letters import ATTACH, DETACH, END, NACK, SETTLE, Confirmed, Operation, Outcome
-from worker.queues.owner import PACE_MOST
+from worker.queues.pacing import PACE_MOST
 
 if TYPE_CHECKING:
     from worker.connection import Connection

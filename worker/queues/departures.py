@@ -49,6 +49,21 @@ class Departures:
             self._elsewhere(unit, owned, keys, messages, owned.remove)
         self._owner.eased(owned)
 
+    def refused(self, unit: Work) -> None:
+        """The store refused it: nothing of it happened, and what it settled waits in its place again."""
+        back = Work(must=True)
+        # What was given back stays so. Its consumer is about to lose its connection, and would give it back then.
+        back.changes += [change for change in unit.changes if isinstance(change, SetCount)]
+        for owned, messages in unit.departures:
+            # An ended subscription's queue may be gone by now.
+            if self._registry.by_number(owned.number) is owned:
+                owned.come_back(back, messages)
+                if owned.policy.when_full == "block":
+                    self._owner.block_when_full(owned)
+                self._owner.touch(owned)
+        if not back.is_idle:
+            self._owner.write(back)
+
     def take(self, unit: Work, name: bytes, keys: list[int]) -> None:
         """They are somewhere else now; after a restart they are in the queue again."""
         self.settle(unit, name, None, keys)

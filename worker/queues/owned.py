@@ -10,7 +10,7 @@ from worker.queues.message import COUNTER_BITS, Message, first_key
 from worker.queues.policy import QueuePolicy
 from worker.queues.queue import Queue
 from worker.queues.work import Work
-from worker.store.interface import PutQueue, SetExpiry
+from worker.store.interface import PutQueue, SetCount, SetExpiry
 from worker.traits import Traits
 
 __all__ = ["VOLATILE", "OwnedQueue", "recall"]
@@ -156,6 +156,12 @@ class OwnedQueue:
         self.leave_out(messages)
         self._insert_late(unit, self.queue.extend(messages))
 
+    def come_back(self, unit: Work, messages: list[Message]) -> None:
+        """These left, and the store refused to know of that; `unit` tells it what it must know of them."""
+        messages = sorted(messages, key=key_of)
+        unit.changes += [SetCount(message.key, message.count) for message in messages if message.persistent]
+        self._insert_late(unit, self.queue.extend(messages))
+
     def leave_out(self, messages: list[Message]) -> None:
         """These, of one unit, are not pending any more. Units fail before others that were written before them."""
         del self.pending[messages[0].key & _COUNTER]
@@ -238,6 +244,8 @@ class OwnedQueue:
 
     def remove(self, unit: Work, messages: list[Message]) -> None:
         """Tell the store that `messages` are gone."""
+        if messages and not unit.must:
+            unit.departures.append((self, messages))
         stored = [message for message in messages if message.persistent]
         if stored:
             unit.deletes += map(key_of, stored)

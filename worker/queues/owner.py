@@ -11,7 +11,6 @@ from collections.abc import Callable
 from common.errors import ErrorCode
 from common.log import EventLog
 from worker.queues.arrivals import Arrivals
-from worker.queues.consumer import Consumer
 from worker.queues.consumers import Consumers
 from worker.queues.departures import Departures
 from worker.queues.idempotency import Seen
@@ -32,11 +31,10 @@ from worker.queues.letters import (
     Outcome,
 )
 from worker.queues.marks import Marks, source_of
-from worker.queues.message import Message
 from worker.queues.owned import OwnedQueue
+from worker.queues.pacing import pace
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
-from worker.queues.queue import Queue
 from worker.queues.registry import Registry
 from worker.queues.retention import Retention
 from worker.queues.surroundings import Surroundings
@@ -45,13 +43,7 @@ from worker.queues.work import Work
 from worker.settings import QueueSettings
 from worker.store.interface import Done, Park, Recovered, Store, StoreError
 
-__all__ = ["PACE_MOST", "Owner"]
-
-PACE_MOST = 4096
-"""Messages on their way to a client that does not acknowledge: a few milliseconds' worth, for that is how long it takes
-until its worker says that they were written."""
-_PACE_LEAST = 4
-_PACE_BYTES = 8 << 20
+__all__ = ["Owner"]
 
 
 class Owner:
@@ -138,11 +130,12 @@ class Owner:
         """Apply a hand-off of worker `slot`; `sequence` is 0 from this worker itself, whose hand-offs die with it."""
         source, number = source_of(origin, sequence, transaction)
         known = self._marks.known(source, number)
-        unit = Work(must=transaction is not None)
+        unit = Work(must=known or transaction is not None)
         retained: list[Operation] = []
-        alone = transaction is None and operations[0][0] != ROOM
+        whole = operations[0][0] == ROOM
+        alone = transaction is None and not whole
         outcome = DONE
-        if operations[0][0] == ROOM:
+        if whole:
             if not known:
                 # What is in has taken its room already.
                 outcome = self.arrivals.check_room(operations[0][1])
@@ -154,13 +147,16 @@ class Owner:
                         self.retention.take(unit, operation)
                         retained.append(operation)
                 elif operation[0] != ADD:
-                    unit.must = True
+                    # What is settled cannot be refused, but by a COMMIT whose SENDs are: then it is undone.
+                    unit.must |= not whole
                     outcome = self._apply(unit, slot, operation)
                 elif not known:
                     added = self.arrivals.add(unit, operation, limited=alone)
                     outcome = outcome if outcome.refused else added
                 elif alone:
                     outcome = self.arrivals.again(operation, self._marks.refused_at(source))
+        # What is only on disk is looked up, and leaves, by itself.
+        unit.must |= bool(unit.awaited)
         if number and not known and (unit.inserts or unit.changes or transaction is not None):
             refused_at = outcome.place if alone and outcome.refused else None
             unit.changes.append(self._marks.put(source, number, refused_at))
@@ -224,6 +220,7 @@ class Owner:
                 self.arrivals.stored(work)
             else:
                 self.arrivals.refused(work)
+                self.departures.refused(work)
             finish()
             if work.changes:
                 self.upkeep.written(work)
@@ -298,7 +295,7 @@ class Owner:
                 for consumer, messages, instant in given:
                     deliver(consumer, messages)
                     if consumer.paced:
-                        _pace(queue, consumer, messages)
+                        pace(queue, consumer, messages)
                     if instant:
                         owned.remove(self._leaving, messages)
                         self.eased(owned)
@@ -386,12 +383,3 @@ class Owner:
 def _not_stored(error: StoreError) -> Outcome:
     code = ErrorCode.STORE_FULL if error.full else ErrorCode.STORE_FAILED
     return Outcome((code.value, "message not stored", str(error)))
-
-
-def _pace(queue: Queue, consumer: Consumer, messages: list[Message]) -> None:
-    """Let as many messages be on their way to a consumer that does not acknowledge as keep it busy, and no more bytes
-    than its worker should hold for it."""
-    size = max(len(messages[0].frame), len(messages[-1].frame))
-    prefetch = min(max(_PACE_BYTES // size, _PACE_LEAST), PACE_MOST)
-    if not prefetch // 2 <= consumer.prefetch <= prefetch * 2:
-        queue.adjust(consumer, prefetch=prefetch)

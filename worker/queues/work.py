@@ -18,9 +18,11 @@ __all__ = ["Work"]
 @dataclass(slots=True)
 class Work(Unit):
     """`arrivals` come into their queues, to be delivered, once the unit is stored. Each of `awaited` is called with
-    what it is to call when it is done: something else that has to be on disk before this counts as done."""
+    what it is to call when it is done: something else that has to be on disk before this counts as done. `departures`
+    have left their queues, and come back if the unit is refused; they are noted only where it can be."""
 
     arrivals: list[tuple[OwnedQueue, list[Message]]] = field(default_factory=list)
+    departures: list[tuple[OwnedQueue, list[Message]]] = field(default_factory=list)
     awaited: list[Callable[[Callable[[], None]], None]] = field(default_factory=list)
 
     @property
