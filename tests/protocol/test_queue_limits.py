@@ -207,6 +207,17 @@ class TestDropHead:
         consumer.subscribe(queue)
         assert bodies(consumer.read_many(3)) == [b"2", b"3", b"4"]
 
+    def test_the_lowest_priority_goes_first(self, site: Site) -> None:
+        queue = site.queue("last")
+        dead = site.consumer()
+        dead.subscribe(f"/queue/dlq.{queue.removeprefix('/queue/')}")
+        for body, priority in ((b"urgent", "9"), (b"old", "1"), (b"usual", "4"), (b"new", "1"), (b"high", "9")):
+            site.fill(queue, body, headers=[("priority", priority)])
+        assert bodies(dead.read_many(2)) == [b"old", b"new"]
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert bodies(consumer.read_many(3)) == [b"urgent", b"high", b"usual"]
+
     def test_by_bytes(self, site: Site) -> None:
         queue = site.queue("lean")
         for number in range(6):

@@ -12,9 +12,9 @@ from common.codec import unescape
 from common.negotiation import Version
 from common.selector import Selector
 from worker.queues.consumer import Consumer
-from worker.queues.message import Message
+from worker.queues.message import COUNTER_BITS, Message
 
-__all__ = ["Lane", "SideLane", "frame_of", "headers_of", "key_of", "merge", "total_size"]
+__all__ = ["Lane", "SideLane", "frame_of", "headers_of", "key_of", "merge", "take_least", "total_size"]
 
 Lane = deque[Message]
 
@@ -73,6 +73,19 @@ def merge(lane: Lane, messages: list[Message]) -> None:
         merged = sorted([*lane, *messages], key=key_of)
         lane.clear()
         lane.extend(merged)
+
+
+def take_least(lane: Lane, count: int) -> list[Message]:
+    """Take out so many: those of the lowest priority first, of these the oldest."""
+    out: list[Message] = []
+    while lane and len(out) < count:
+        level = lane[-1].key >> COUNTER_BITS
+        # Mostly all are of one priority, and the first is next.
+        start = 0 if lane[0].key >> COUNTER_BITS == level else bisect_left(lane, level << COUNTER_BITS, key=key_of)
+        lane.rotate(-start)
+        out += [lane.popleft() for _ in range(min(count - len(out), len(lane) - start))]
+        lane.rotate(start)
+    return out
 
 
 def headers_of(frame: bytes) -> dict[str, str]:

@@ -220,8 +220,8 @@ class Queue(Contents):
         return due
 
     def take_head(self, count: int) -> list[Message]:
-        """Take out the first of what waits in memory, to make room."""
-        taken = self._waiting.first(count)
+        """Take out some of what waits in memory, to make room: the lowest priority first, of that the oldest."""
+        taken = self._waiting.least(count)
         self._lost(taken)
         return taken
 

@@ -18,7 +18,7 @@ from heapq import heapify, heappop, heappush
 from common.selector import Selector
 from worker.queues.consumer import Consumer
 from worker.queues.groups import Groups
-from worker.queues.lane import Lane, SideLane, headers_of, key_of, merge, total_size
+from worker.queues.lane import Lane, SideLane, headers_of, key_of, merge, take_least, total_size
 from worker.queues.message import Message
 from worker.queues.paging import Paging
 from worker.queues.turns import Turns
@@ -91,6 +91,16 @@ class Waiting:
             return self.take(count)
         keys = sorted(message.key for message in self)
         return self.drop(set(keys[:count]))
+
+    def least(self, count: int) -> list[Message]:
+        """Take out so many, whomever they wait for: the lowest priority first, of that the oldest."""
+        if self._sides:
+            together = Lane(sorted(self, key=key_of))
+            return self.drop({message.key for message in take_least(together, count)})
+        out = take_least(self.main, count)
+        self.count -= len(out)
+        self.size -= total_size(out)
+        return out
 
     def drop(self, keys: set[int]) -> list[Message]:
         """Take out those of `keys` that are here."""

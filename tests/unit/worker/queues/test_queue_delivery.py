@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from tests.unit.worker.queues.one_queue import NOW, consumer, counters, dispatched, got, key, message, messages, queue
 
 
@@ -167,6 +170,27 @@ def test_counters() -> None:
     assert (one.bytes, one.ready_bytes) == (6 * size, 3 * size)
     one.settle(here, [key(2)])
     assert (one.messages, one.bytes) == (5, 5 * size)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 9), st.sampled_from(["", "red", "green"])), max_size=30),
+    st.integers(0, 30),
+    st.booleans(),
+)
+def test_the_least_is_dropped_first(sent: list[tuple[int, str]], count: int, selecting: bool) -> None:
+    one = queue()
+    if selecting:
+        consumer(one, 1, 1, selector="colour = 'green'")
+    one.extend([message(number, priority, colour=colour) for number, (priority, colour) in enumerate(sent, 1)])
+    held = one.dispatch(NOW)
+    given = [each.key for _, messages in held for each in messages]
+    keys = [key(number, priority) for number, (priority, _) in enumerate(sent, 1)]
+    waiting = [key(number, priority) for priority, number in sorted((p, n) for n, (p, _) in enumerate(sent, 1))]
+    waiting = [each for each in waiting if each not in given]
+    taken = [each.key for each in one.take_head(count)]
+    assert sorted(taken) == sorted(waiting[:count])
+    assert one.ready == len(waiting) - len(taken)
+    assert sorted(each.key for each in one.purge()) == sorted(set(keys).difference(taken, given))
 
 
 def test_the_head_is_dropped_in_order_and_purging_leaves_what_consumers_have() -> None:
