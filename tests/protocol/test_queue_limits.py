@@ -15,7 +15,7 @@ from tests.protocol.site import Site, bodies, queue_owned_by, receipted, send
 
 ALL = pytest.mark.parametrize("version", VERSIONS)
 REJECTING = pytest.mark.parametrize(("kind", "limit"), [("few", b"max_messages"), ("small", b"max_bytes")])
-BODY = b"." * 650
+BODY = b"." * 550
 """Three of these are in a queue of 2000 bytes, and no fourth one."""
 
 
@@ -74,6 +74,15 @@ class TestReject:
         consumer.subscribe(queue)
         assert bodies(consumer.read_many(3)) == [b"0", b"1", b"2"]
         consumer.quiet()
+
+    def test_what_is_left_is_not_enough_for_a_large_one(self, site: Site) -> None:
+        queue = site.queue("small")
+        send(site.producer(), queue, BODY)
+        for body, room in ((BODY * 3, b"when consumers have made room"), (BODY * 4, b"there never is room")):
+            producer = site.producer()
+            producer.publish(queue, body, [("receipt", "large")])
+            assert room in producer.expect_error("queue-full", frame="SEND", receipt_id="large").body
+        send(site.producer(), queue, BODY)
 
     def test_a_transaction_that_does_not_fit_is_refused_as_a_whole(self, site: Site) -> None:
         few, other = site.queue("few"), site.queue()
@@ -224,7 +233,7 @@ class TestDropHead:
             site.fill(queue, b"%d" % number + BODY)
         consumer = site.consumer()
         consumer.subscribe(queue)
-        assert [message.body[:1] for message in consumer.read_many(2)] == [b"4", b"5"]
+        assert [message.body[:1] for message in consumer.read_many(3)] == [b"3", b"4", b"5"]
         site.silent(consumer)
 
     def test_what_consumers_have_stays_theirs(self, site: Site) -> None:

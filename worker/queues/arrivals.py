@@ -57,11 +57,12 @@ class Arrivals:
         outcome = DONE
         policy = owned.policy
         bounded = policy.max_messages or policy.max_bytes
-        refused_at = None
+        refused_at, size = None, 0
         if bounded and policy.when_full == "reject" and limited:
             # First of all: what is refused must leave nothing behind.
-            place = self._first_without_room(owned, items, traits, keys, now)
+            place = self._first_without_room(owned, prefix, items, traits, keys, now)
             if place < len(items):
+                size = len(prefix) + len(items[place])
                 items = items[:place]
                 refused_at = place
         if keys is not None:
@@ -84,7 +85,8 @@ class Arrivals:
             owned.add(unit, prefix, items, traits, now)
         self._owner.touch(owned)
         if refused_at is not None:
-            return Outcome(self._full(owned, refused_at).refused, refused_at, outcome.duplicates)
+            refused = self._refusal(name, policy, owned.load, size).refused
+            return Outcome(refused, refused_at, outcome.duplicates)
         return outcome
 
     def again(self, operation: Operation, refused_at: int | None) -> Outcome:
@@ -107,21 +109,22 @@ class Arrivals:
             return Outcome(duplicates=duplicates) if duplicates else DONE
         owned = self._registry.get(name)
         policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
-        return Outcome(self._refusal(name, policy, load, 0).refused, refused_at, duplicates or None)
+        return Outcome(self._refusal(name, policy, load).refused, refused_at, duplicates or None)
 
     def check_room(self, wanted: dict[bytes, tuple[int, int]]) -> Outcome:
         """DONE, or the refusal of all of a ROOM: there is none in a queue, or for one more."""
         new = [name for name in wanted if self._registry.get(name) is None and not name.startswith((*FED, TEMP_QUEUE))]
         if new and len(self._registry) + len(new) > self._registry.limit:
             return self._registry.refusal()
-        for name, (count, _) in wanted.items():
+        for name, (count, size) in wanted.items():
             owned = self._registry.get(name)
-            if owned is None:
-                policy = self._registry.policy(name)
-                if policy.when_full == "reject" and 0 < policy.max_messages < count:
-                    return self._refusal(name, policy, (0, 0), 0)
-            elif owned.policy.when_full == "reject" and owned.room < count:
-                return self._full(owned, 0)
+            if owned is None and name not in new:
+                # Its subscription or its connection ended: nothing of this is kept.
+                continue
+            policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
+            over = 0 < policy.max_messages < load[0] + count or 0 < policy.max_bytes < load[1] + size
+            if over and policy.when_full == "reject":
+                return self._refusal(name, policy, load, size)
         return DONE
 
     def stored(self, unit: Work) -> None:
@@ -173,17 +176,19 @@ class Arrivals:
     def _first_without_room(
         self,
         owned: OwnedQueue,
+        prefix: bytes,
         items: list[bytes],
         traits: dict[int, Traits] | None,
         keys: dict[int, bytes] | None,
         now: int,
     ) -> int:
         """The place of the first of `items` that does not fit; repeats, and what is put off, need no room."""
-        room = owned.room
-        if room >= len(items) or (traits is None and keys is None):
+        room, size = owned.room
+        fits = not owned.policy.max_bytes or len(items) * len(prefix) + sum(map(len, items)) <= size
+        if fits and (room >= len(items) or (traits is None and keys is None)):
             return min(room, len(items))
         new = set()
-        for place in range(len(items)):
+        for place, item in enumerate(items):
             key = None if keys is None else keys.get(place)
             if key is not None:
                 if key in new or self.seen.find(owned.name, key, now) is not None:
@@ -193,22 +198,25 @@ class Arrivals:
             if each is not None and _due(each, now) > now:
                 continue
             room -= 1
-            if room < 0:
+            size -= len(prefix) + len(item)
+            if room < 0 or size < 0:
                 return place
         return len(items)
 
-    def _full(self, owned: OwnedQueue, place: int) -> Outcome:
-        return self._refusal(owned.name, owned.policy, owned.load, place)
-
     @staticmethod
-    def _refusal(name: bytes, policy: QueuePolicy, load: tuple[int, int], place: int) -> Outcome:
+    def _refusal(name: bytes, policy: QueuePolicy, load: tuple[int, int], refused: int = 0) -> Outcome:
+        """`refused` are the bytes of what has no room."""
         messages, size = load
         detail = (
             f"{name.decode()!r} holds {messages} messages of {size} bytes; the limits are "
             f"{policy.max_messages or 'no'} messages (destination.max_messages) and {policy.max_bytes or 'no'} bytes "
-            "(destination.max_bytes); send again when consumers have made room"
+            "(destination.max_bytes); "
         )
-        return Outcome((ErrorCode.QUEUE_FULL.value, "queue is full", detail), place)
+        if 0 < policy.max_bytes < refused:
+            detail += f"this would take {refused} bytes, for which there never is room"
+        else:
+            detail += "send again when consumers have made room"
+        return Outcome((ErrorCode.QUEUE_FULL.value, "queue is full", detail))
 
     def _without_repeats(
         self,

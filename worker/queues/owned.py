@@ -21,6 +21,7 @@ VOLATILE = b"volatile"
 _RESERVE = 1 << 20
 """Counters that are used before the store is told again; a restart leaves out what was not."""
 _COUNTER = (1 << COUNTER_BITS) - 1
+_UNLIMITED = 1 << 62
 
 
 def recall(options: bytes) -> Feed | None:
@@ -108,14 +109,19 @@ class OwnedQueue:
         )
 
     @property
-    def room(self) -> int:
-        """Messages that fit, by the policy's limits; very many without any."""
+    def room(self) -> tuple[int, int]:
+        """Messages, and their bytes, that fit by the policy's limits; very many without any."""
         policy = self.policy
         messages, size = self.load
-        room = policy.max_messages - messages if policy.max_messages else 1 << 62
-        if policy.max_bytes and size >= policy.max_bytes:
-            room = 0
-        return max(room, 0)
+        return (
+            max(policy.max_messages - messages, 0) if policy.max_messages else _UNLIMITED,
+            max(policy.max_bytes - size, 0) if policy.max_bytes else _UNLIMITED,
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether it has reached one of its limits."""
+        return not all(self.room)
 
     def reserve(self, count: int) -> PutQueue | None:
         """What the store must know before it gets any of `count` more messages, None if it does."""

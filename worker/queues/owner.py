@@ -259,14 +259,16 @@ class Owner:
     def eased(self, owned: OwnedQueue) -> None:
         """Messages left `owned`, or a consumer can take more."""
         self._dirty[owned] = None
-        if owned.blocked and (owned.policy.when_full != "block" or owned.room > owned.policy.max_messages // 4):
+        if owned.blocked and (
+            owned.policy.when_full != "block" or (not owned.full and owned.room[0] > owned.policy.max_messages // 4)
+        ):
             owned.blocked = False
             self.surroundings.hold_up(owned.name, held_up=False)
         self.registry.look_at(owned, self.now())
 
     def block_when_full(self, owned: OwnedQueue) -> None:
         """Pause the producers of `owned` if it has no room."""
-        if not owned.blocked and not owned.room:
+        if not owned.blocked and owned.full:
             owned.blocked = True
             self.surroundings.hold_up(owned.name, held_up=True)
 

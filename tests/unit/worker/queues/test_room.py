@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.unit.worker.queues.lone_owner import LoneOwner
 from worker.traits import Traits
 
@@ -42,3 +44,51 @@ def test_the_place_of_what_did_not_fit() -> None:
     assert outcome.refused and outcome.place == 3
     assert outcome.duplicates == {0: b"first"}
     assert lone.stored() == ["first", "a"]
+
+
+SIZE = len(b"a\ndestination:/queue/q\n\nx\0")
+"""Of each message of these tests in its queue."""
+
+
+@pytest.mark.parametrize(
+    ("limit", "taken"), [(3 * SIZE, 3), (3 * SIZE - 1, 2), (SIZE, 1), (SIZE - 1, 0), (9 * SIZE, 4)]
+)
+@pytest.mark.parametrize("keyed", [False, True])
+def test_as_many_bytes_as_fit(limit: int, taken: int, keyed: bool) -> None:
+    lone = LoneOwner(destination=[{"pattern": "#", "max_bytes": limit, "when_full": "reject"}])
+    keys = {place: b"%d" % place for place in range(4)} if keyed else None
+    [outcome] = lone.commit_of(lone.add("/queue/q", "a", "b", "c", "d", keys=keys))
+    assert lone.stored() == ["a", "b", "c", "d"][:taken]
+    assert (outcome.refused is not None, outcome.place) == (taken < 4, taken if taken < 4 else 0)
+
+
+def test_a_message_that_is_too_large_stops_those_behind_it() -> None:
+    """They come in order or not at all, for the connection of their sender ends with the ERROR."""
+    lone = LoneOwner(destination=[{"pattern": "#", "max_bytes": 3 * SIZE, "when_full": "reject"}])
+    first, large, third = (
+        lone.adding("/queue/q", id, body=b"x" * size) for id, size in (("a", 1), ("b", 90), ("c", 1))
+    )
+    items = [*first[3], *large[3], *third[3]]
+    [outcome] = lone.commit_of(lone.apply([*first[:3], items, None]))
+    assert outcome.refused is not None and outcome.place == 1
+    assert "never is room" in outcome.refused[2]
+    assert lone.stored() == ["a"]
+
+
+def test_both_limits_count() -> None:
+    limits = {"max_bytes": 3 * SIZE, "max_messages": 2, "when_full": "reject"}
+    lone = LoneOwner(destination=[{"pattern": "#", **limits}])
+    [outcome] = lone.commit_of(lone.add("/queue/q", "a", "b", "c"))
+    assert outcome.place == 2
+    assert lone.stored() == ["a", "b"]
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(3 * SIZE, True), (3 * SIZE - 1, False)])
+@pytest.mark.parametrize("there", [0, 1])
+def test_the_bytes_of_a_transaction(limit: int, fits: bool, there: int) -> None:
+    lone = LoneOwner(destination=[{"pattern": "#", "max_bytes": limit, "when_full": "reject"}])
+    lone.add("/queue/q", *"a"[:there])
+    lone.settled()
+    [outcome] = lone.commit_of(lone.transact(lone.adding("/queue/q", *"bcd"[there:]), lone.adding("/queue/r", "r")))
+    assert (outcome.refused is None) == fits
+    assert (len(lone.stored()) == 4) == fits
