@@ -86,8 +86,9 @@ class Destination(Section):
     max_messages: Annotated[int, Count(0, 1_000_000_000, "messages"), HOT] = Field(
         default=0,
         description="Messages in one queue, those included that consumers have not acknowledged, but not those that are"
-        " delayed. At this many the queue is full and `when_full` says what happens; 0 is no limit, since memory is"
-        " bounded by `queue.window_bytes` and the disk by `store.quota_bytes`.",
+        " delayed: these count from when they are due, and come in then in any case. At this many the queue is full and"
+        " `when_full` says what happens; 0 is no limit, since memory is bounded by `queue.window_bytes` and the disk by"
+        " `store.quota_bytes`.",
     )
     max_bytes: Annotated[int, Size(0, 1024 * GIB), HOT] = Field(
         default=0,
