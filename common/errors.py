@@ -87,7 +87,7 @@ class CloseReason(StrEnum):
     TOO_MANY_CONNECTIONS = "too-many-connections"
     SHUTTING_DOWN = "shutting-down"
     CLOSED_BY_OPERATOR = "closed-by-operator"
-    """An operator closed it through the management interface."""
+    """An operator closed it through the management interface, or ended the durable subscription that it consumed."""
     INTERNAL_ERROR = "internal-error"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from common.errors import CloseReason, ErrorCode, StompError
 from worker.acceptance import refuse
 from worker.queues.letters import ATTACH, DETACH, END, NACK, SETTLE, Confirmed, Operation, Outcome
 from worker.queues.pacing import PACE_MOST
@@ -92,6 +93,18 @@ class Clients:
         """The subscription that has this queue is to be no more."""
         self._hand_off(self._queues.owner_of(queue), [[END, queue]], _releasing([ticket]), 0)
         self._queues.flush_soon()
+
+    def ended(self, number: int) -> None:
+        """The subscription that this consumer takes part in was ended by another client."""
+        subscription = self._subscriptions.get(number)
+        if subscription is not None:
+            error = StompError(
+                ErrorCode.CLOSED_BY_OPERATOR,
+                "durable subscription ended",
+                f"UNSUBSCRIBE with durable:true ended the subscription of id {subscription.id!r}, and threw away what "
+                "it held; who subscribes again starts a new one",
+            )
+            subscription.connection.fail(error, CloseReason.CLOSED_BY_OPERATOR)
 
     def left(self, connection: Connection) -> None:
         """The connection is gone, and with it its subscriptions."""

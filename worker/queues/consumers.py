@@ -148,6 +148,8 @@ class Consumers:
             del self._consumers[consumer.slot, consumer.id]
             # What is still on its way for this queue must reach nobody: its number is free for another one.
             owned.queue.detach(consumer, self._owner.now())
+            # The client that ended it has left it before; to any other it would seem that nothing is sent any more.
+            self._owner.surroundings.ended(consumer)
         if owned.blocked:
             self._owner.surroundings.hold_up(name, held_up=False)
         self._owner.forget(unit, owned)

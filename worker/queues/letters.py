@@ -16,6 +16,7 @@ __all__ = [
     "DETACH",
     "DONE",
     "END",
+    "ENDED",
     "FORGET",
     "GONE",
     "GREET",
@@ -40,6 +41,8 @@ CONFIRM = "queue<"
 """From an owner to an origin: a list of sequence and outcome."""
 DELIVER = "queue!"
 """From an owner to a consumer's worker: a list of consumer, frames, keys, counts or None."""
+ENDED = "queue-"
+"""From an owner to a consumer's worker: the consumer, whose queue is no more."""
 GREET = "queue="
 """From each worker to a new sibling, before anything else: the consumers it has at queues that the
 sibling owns, and the feeds of its own queues."""

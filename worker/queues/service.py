@@ -27,7 +27,7 @@ from worker.queues.consumer import Consumer
 from worker.queues.feeds import Feed, Feeds
 from worker.queues.gauges import Gauges
 from worker.queues.headers import Nack
-from worker.queues.letters import ADD, DONE, RETAIN, Confirmed, Operation, Outcome
+from worker.queues.letters import ADD, DONE, ENDED, RETAIN, Confirmed, Operation, Outcome
 from worker.queues.links import Link
 from worker.queues.message import Message
 from worker.queues.owner import Owner
@@ -119,6 +119,13 @@ class Queues:
             self.clients.delivered(consumer.id, frames, keys, counts)
         else:
             self.siblings.deliver(consumer.slot, [consumer.id, frames, keys, counts])
+
+    def ended(self, consumer: Consumer) -> None:
+        if consumer.slot == self.slot:
+            # In a turn of its own: its connection fails, and the owner is in the middle of things.
+            self._core.soon(self.clients.ended, consumer.id)
+        else:
+            self._send(consumer.slot, [ENDED, consumer.id])
 
     def announce(self, feeds: list[Feed | bytes], done: Callable[[], None]) -> None:
         self.siblings.announce(feeds, done)

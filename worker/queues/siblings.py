@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from worker.queues.feeds import Feed
-from worker.queues.letters import ANNOUNCE, BROWSE, CONFIRM, DELIVER, GREET, HAND_OFF, HEARD, PAGE, Outcome
+from worker.queues.letters import ANNOUNCE, BROWSE, CONFIRM, DELIVER, ENDED, GREET, HAND_OFF, HEARD, PAGE, Outcome
 from worker.queues.links import Link
 
 if TYPE_CHECKING:
@@ -117,6 +117,8 @@ class Siblings:
         if kind == DELIVER:
             for delivery in letter[1]:
                 self._queues.clients.delivered(*delivery)
+        elif kind == ENDED:
+            self._queues.clients.ended(letter[1])
         elif kind == HAND_OFF:
             held = self._held.get(slot)
             if held is not None:

@@ -20,6 +20,9 @@ class Surroundings(Protocol):
     def deliver(self, consumer: Consumer, messages: list[Message]) -> None:
         """Bring `messages` to the consumer's worker."""
 
+    def ended(self, consumer: Consumer) -> None:
+        """Its queue is no more, and its client is to hear of that."""
+
     def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
         """See `worker.queues.commits`."""
 

@@ -73,6 +73,9 @@ class LoneOwner:
             self.keys[id] = message.key
         self.on_delivery()
 
+    def ended(self, consumer: Consumer) -> None:
+        """Its client would be told."""
+
     def across(self, parts: dict[int, list[Operation]], own: Work, recorded: Callable[[], None]) -> None:
         self.owner.write(own, lambda error: recorded())
         self.sent_across.append(parts)
