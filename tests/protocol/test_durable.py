@@ -76,6 +76,25 @@ def test_its_name_may_be_that_of_the_client(connect: Connect, version: str, name
     again.request("UNSUBSCRIBE", [("id", "0"), ("durable", "true")])
 
 
+def test_a_dot_in_a_client_id_is_none_between_it_and_the_name(connect: Connect, name: str) -> None:
+    topics = [f"/topic/{name}.{number}" for number in range(4)]
+    pairs = [("a", f"b.{name}"), ("a.b", name), ("a%2Eb", name), ("a%25", name)]
+    wires = [connect(headers=[("client-id", client)]) for client, _ in pairs]
+    for wire, topic, (_, own) in zip(wires, topics, pairs, strict=True):
+        durable(wire, own, topic)
+    sender = connect()
+    for topic in topics:
+        assert send(sender, topic, topic.encode())["routed"] == "1"
+    for wire, topic in zip(wires, topics, strict=True):
+        assert wire.read().body == topic.encode()
+    # Written out it is the same, also for a client that has no client-id.
+    end(connect(), f"a%2Eb.{name}")
+    wires[1].expect_error("closed-by-operator")
+    for wire, (_, own) in zip(wires, pairs, strict=True):
+        if wire is not wires[1]:
+            end(wire, own)
+
+
 @ALL
 def test_one_consumer_at_a_time(connect: Connect, version: str, name: str) -> None:
     wire, other = connect(version), connect(version, slot=1)

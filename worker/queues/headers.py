@@ -78,7 +78,8 @@ def durable_name(connection: Connection, frame: Frame) -> bytes:
                 "so that it is found again after a reconnect",
             )
         name = frame.get("id") or ""
-    full = name if client is None else f"{client}.{name}"
+    # A name may have dots, so the client-id has none: that of `a` for `b.c` is not that of `a.b` for `c`.
+    full = name if client is None else f"{client.replace('%', '%25').replace('.', '%2E')}.{name}"
     _check_name("durable-name", full)
     return DURABLE + full.encode()
 
