@@ -11,18 +11,15 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from common.acknowledgement import AckMode
-from common.codec import escape
 from common.destination import QUEUES, check_destination
 from common.errors import CloseReason, ErrorCode, StompError
 from common.frame import Frame
 from common.negotiation import HeartBeat, Version, agree_heart_beat, negotiate, parse_heart_beat
 from common.selector import Selector
-from worker.acceptance import refuse
-from worker.assembly import Assembly
-from worker.backlog import Backlog
+from worker.committing import abort, begin, commit
+from worker.handling import answer, required, version_of
 from worker.queues.browsing import Browser, wants_to_browse
 from worker.queues.headers import Nack, durable_name, ends_durable, parse_feed, parse_nack, queue_subscription
-from worker.queues.letters import ADD, Outcome
 from worker.queues.subscription import QueueSubscription
 from worker.router import Subscription
 
@@ -81,7 +78,7 @@ def _accept(core: Core, connection: Connection, frame: Frame, version: Version, 
 
 
 def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
-    name = _required(frame, "destination")
+    name = required(frame, "destination")
     destination = name.encode()
     check_destination(destination, core.settings.destination_bytes, pattern_allowed=True)
     mode = AckMode.parse(frame.get("ack"))
@@ -91,9 +88,9 @@ def _subscribe(core: Core, connection: Connection, frame: Frame) -> None:
         mode = AckMode.AUTO
     selector = _selector(connection, frame)
     id = frame.get("id") or None
-    version = _version(connection)
+    version = version_of(connection)
     if id is None and version is not Version.V1_0:
-        _required(frame, "id")
+        required(frame, "id")
     subscriptions = connection.subscriptions
     # A 1.0 subscription without an id is known by its destination; NUL keeps it apart from every id.
     key = f"\0{name}" if id is None else id
@@ -141,7 +138,7 @@ def _start(core: Core, connection: Connection, frame: Frame, subscription: Subsc
         core.queues.clients.subscribe(subscription, receipt)
         return
     if isinstance(subscription, Browser):
-        _receipt(connection, frame)
+        answer(connection, frame)
         core.queues.browsing.start(subscription)
         return
     entry = core.router.subscribe(subscription.name, subscription)
@@ -175,14 +172,14 @@ def _key_shown(key: str) -> str:
 
 def _unsubscribe(core: Core, connection: Connection, frame: Frame) -> None:
     id = frame.get("id") or None
-    if id is None and _version(connection) is Version.V1_0:
-        destination = _required(frame, "destination")
+    if id is None and version_of(connection) is Version.V1_0:
+        destination = required(frame, "destination")
         key = f"\0{destination}"
         if key not in connection.subscriptions:
             address = core.temporary.address(connection, destination.encode())
             key = next((other for other, each in connection.subscriptions.items() if each.name == address), key)
     else:
-        key = _required(frame, "id")
+        key = required(frame, "id")
     ending = ends_durable(frame)
     subscription = connection.subscriptions.pop(key, None)
     if subscription is None and ending:
@@ -249,7 +246,7 @@ def _settle(core: Core, connection: Connection, frame: Frame, nack: Nack | None 
         else:
             core.queues.clients.nack(subscription, ids, nack, ticket)
         return
-    _receipt(connection, frame)
+    answer(connection, frame)
 
 
 def acknowledge(core: Core, connection: Connection, values: list[bytes]) -> int:
@@ -282,19 +279,19 @@ def acknowledge(core: Core, connection: Connection, values: list[bytes]) -> int:
 
 def _delivery(connection: Connection, frame: Frame) -> tuple[Subscription | None, bytes]:
     """The subscription and message-id that an ACK or NACK means; the subscription is None if there is none such."""
-    version = _version(connection)
+    version = version_of(connection)
     tracked = connection.tracked
     if version is Version.V1_2:
-        value = _required(frame, "id")
+        value = required(frame, "id")
         number, dash, message_id = value.partition("-")
         if dash and number.isascii() and number.isdigit() and len(number) < 18:
             subscription = tracked.get(int(number))
             if subscription is not None and _is_pending(subscription, message_id.encode()):
                 return subscription, message_id.encode()
     else:
-        value = _required(frame, "message-id")
+        value = required(frame, "message-id")
         if version is Version.V1_1:
-            subscription = connection.subscriptions.get(_required(frame, "subscription"))
+            subscription = connection.subscriptions.get(required(frame, "subscription"))
             return subscription, value.encode()
     message_id_only = value.encode()
     for subscription in islice(tracked.values(), _SEARCHED):
@@ -313,79 +310,8 @@ def _nack(core: Core, connection: Connection, frame: Frame) -> None:
     _settle(core, connection, frame, parse_nack(frame))
 
 
-def _begin(core: Core, connection: Connection, frame: Frame) -> None:
-    connection.open_transactions().begin(_required(frame, "transaction"))
-    _receipt(connection, frame)
-
-
-def _commit(core: Core, connection: Connection, frame: Frame) -> None:
-    transaction = connection.open_transactions().end(_required(frame, "transaction"))
-    assembly = Assembly(core.ids.next_prefix())
-    for route, body in transaction.sends:
-        assembly.add(core.temporary.route(connection, route), body)
-    if connection.closing:
-        # A reply-to found no room for its queue.
-        return
-    parts = core.queues.parts(assembly.batches, transaction.settled)
-    topics = {name: batch for name, batch in assembly.batches.items() if not name.startswith(QUEUES)}
-    core.retained.add_to(parts, topics)
-    if not parts:
-        core.publish(topics)
-        if core.flow.blocked and not connection.closing:
-            core.flow.pause_for(connection, topics)
-        _receipt(connection, frame)
-        return
-    ticket = connection.hold_receipt(frame.get("receipt"))
-    # What several owners apply, or the subscribers of a topic get, is overtaken by nothing that came later.
-    backlog = Backlog(connection, core.refuse) if topics or len(parts) > 1 else None
-
-    def done(outcome: Outcome) -> None:
-        if outcome.refused is not None:
-            receipt = frame.get("receipt")
-            line = "" if receipt is None else f"\nreceipt:{escape(receipt, _version(connection))}"
-            refuse(connection, outcome, line.encode(), b"COMMIT")
-            return
-        core.publish(topics)
-        ticket.release()
-        if backlog is not None:
-            backlog.end()
-
-    core.queues.commit(parts, done)
-    core.queues.flush()
-    if core.flow.blocked and not connection.closing:
-        names = {each[1] for operations in parts.values() for each in operations if each[0] == ADD}
-        core.flow.pause_for(connection, {*topics, *names, *map(core.queues.holding_up, names)})
-
-
-def _abort(core: Core, connection: Connection, frame: Frame) -> None:
-    connection.open_transactions().end(_required(frame, "transaction")).restore()
-    _receipt(connection, frame)
-
-
 def _disconnect(core: Core, connection: Connection, frame: Frame) -> None:
     connection.disconnect(frame.get("receipt"), CloseReason.DISCONNECT)
-
-
-def _required(frame: Frame, header: str) -> str:
-    """The value of a mandatory header; raises StompError `missing-header` if it is absent or empty."""
-    value = frame.get(header)
-    if not value:
-        raise StompError(
-            ErrorCode.MISSING_HEADER,
-            f"{frame.command} without {header}",
-            f"{frame.command} takes the header {header}, which is {'absent' if value is None else 'empty'}",
-        )
-    return value
-
-
-def _receipt(connection: Connection, frame: Frame) -> None:
-    receipt = frame.get("receipt")
-    if receipt is not None:
-        connection.receipt(receipt)
-
-
-def _version(connection: Connection) -> Version:
-    return Version.V1_2 if connection.version is None else connection.version
 
 
 COMMANDS: dict[str, Callable[[Core, Connection, Frame], None]] = {
@@ -395,8 +321,8 @@ COMMANDS: dict[str, Callable[[Core, Connection, Frame], None]] = {
     "UNSUBSCRIBE": _unsubscribe,
     "ACK": _settle,
     "NACK": _nack,
-    "BEGIN": _begin,
-    "COMMIT": _commit,
-    "ABORT": _abort,
+    "BEGIN": begin,
+    "COMMIT": commit,
+    "ABORT": abort,
     "DISCONNECT": _disconnect,
 }

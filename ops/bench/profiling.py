@@ -45,7 +45,17 @@ _PREFIXES: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("queue", ("worker/queues",)),
     ("backplane", ("worker/backplane",)),
     ("store", ("worker/store",)),
-    ("sessions", ("worker/commands", "worker/acceptance", "worker/receipts", "worker/transactions")),
+    (
+        "sessions",
+        (
+            "worker/commands",
+            "worker/committing",
+            "worker/handling",
+            "worker/acceptance",
+            "worker/receipts",
+            "worker/transactions",
+        ),
+    ),
     (
         "routing, writing",
         ("worker/core", "worker/router", "worker/outbox", "worker/connection", "worker/flow", "worker/deadlines"),
