@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from common.codec import (
     HEAD_END,
@@ -35,6 +35,21 @@ _PLAIN_HEAD = re.compile(
     % (_PLAIN_LINES, MAX_LENGTH_DIGITS, _PLAIN_LINES)
 )
 """A command, headers with nothing to unescape or to drop, at most one `content-length`; and the blank line."""
+_MESSAGE_BYTES = len(b"MESSAGE")
+_ID = b"\nmessage-id:"
+_VARIED = re.compile(rb"[!-9;-\[\]-~]++(?:\nack:[!-9;-\[\]-~]++)?+")
+"""What differs from one MESSAGE to the next: its id, and what acknowledges it."""
+_MISSES = 16
+"""MESSAGEs unlike the last one, of one read, after which none is expected to be like it."""
+
+
+class _Like(NamedTuple):
+    """A MESSAGE without what is `_VARIED` in it: what is `before` and `after` that, with the blank line, and the
+    `length` of its body."""
+
+    before: bytes
+    after: bytes
+    length: int
 
 
 class Decoder:
@@ -54,6 +69,7 @@ class Decoder:
         self._searched = 0
         self._frame: Frame | None = None
         self._length = -1
+        self._like: _Like | None = None
 
     @property
     def limits(self) -> Limits:
@@ -63,6 +79,7 @@ class Decoder:
     @limits.setter
     def limits(self, limits: Limits) -> None:
         self._limits = limits
+        self._like = None
         # No line is longer than the head is, and a command is no longer than `_PLAIN_HEAD` has it.
         most = min(limits.head_bytes, limits.header_line_bytes, _PLAIN_HEAD_BYTES)
         self._plain_head_bytes = most if limits.command_bytes >= 16 else 0
@@ -117,7 +134,31 @@ class Decoder:
         size, most, few = len(buffer), self._plain_head_bytes, self._few_header_bytes
         is_bytes, body_bytes = isinstance(buffer, bytes), limits.body_bytes
         start = self._start
-        while found := match(buffer, start, start + most):
+        like = self._like if is_bytes else None
+        misses = 0
+        while True:
+            if like is not None:
+                # Consumers mostly get one like the other, and three comparisons cost less than taking it apart.
+                before, after, body_length = like
+                if buffer.startswith(before, start):
+                    varied = _VARIED.match(buffer, start + len(before), start + most)
+                    if varied is not None and buffer.startswith(after, varied.end()):
+                        begin = varied.end() + len(after)
+                        end = begin + body_length
+                        if end < size and not buffer[end] and begin - start <= most:
+                            head = buffer[start + _MESSAGE_BYTES : begin - 2]
+                            self._start = start = end + 1
+                            self._searched = 0
+                            yield PlainFrame("MESSAGE", head, buffer[begin:end])
+                            if self.version is not version or self._limits is not limits:
+                                return
+                            continue
+                misses += 1
+                if misses == _MISSES:
+                    like = None
+            found = match(buffer, start, start + most)
+            if found is None:
+                return
             command, head, length = found.groups()
             start = found.end()
             if len(head) > few and head.count(b"\n") > limits.header_count:
@@ -146,9 +187,20 @@ class Decoder:
             self._searched = 0
             if not is_bytes:
                 head, body = bytes(head), bytes(body)
+            elif misses < _MISSES and length is not None and name == "MESSAGE":
+                like = self._like = self._like_of(head, int(length))
             yield PlainFrame(name, head, body)
             if self.version is not version or self._limits is not limits:
                 return
+
+    def _like_of(self, head: bytes, length: int) -> _Like | None:
+        """What MESSAGEs like this plain one have in common; None if it has nothing that varies, or none of them may
+        have an `ack` header more than this one."""
+        at = head.find(_ID) + len(_ID)
+        varied = _VARIED.match(head, at) if at >= len(_ID) else None
+        if varied is None or head.count(b"\n") >= self._limits.header_count:
+            return None
+        return _Like(b"MESSAGE" + head[:at], head[varied.end() :] + b"\n\n", length)
 
     def _any_frame(self) -> Frame | None:
         if self._frame is None and not self._read_head():

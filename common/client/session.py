@@ -6,6 +6,7 @@ Owns the handshake, the version, the heart-beats, and what is about to be writte
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from contextlib import suppress
 from ssl import SSLContext
 from typing import Protocol, Self
@@ -32,6 +33,9 @@ class SessionEvents(Protocol):
 
     def on_frame(self, session: Session, frame: Frame) -> None:
         """A MESSAGE, RECEIPT or ERROR has come."""
+
+    def on_frames(self, session: Session, frames: Iterator[Frame]) -> None:
+        """`on_frame` of each frame of a read; what `frames` raises is the session's."""
 
     def on_lost(self, session: Session, error: ClientError) -> None:
         """Nothing comes or goes any more. Once; it may be before `open` has returned the session."""
@@ -164,9 +168,7 @@ class Session:
             self._beats.heard = True
         try:
             if self._is_connected:
-                on_frame = self._events.on_frame
-                for frame in self._decoder.feed(data):
-                    on_frame(self, frame)
+                self._events.on_frames(self, self._decoder.feed(data))
             else:
                 for frame in self._decoder.feed(data):
                     self._take(frame)

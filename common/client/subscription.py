@@ -17,7 +17,7 @@ from common.client.receipt import Receipt
 from common.client.unconfirmed import OnLoss
 from common.codec import escape
 from common.errors import ErrorCode
-from common.frame import Frame
+from common.frame import Frame, PlainFrame
 from common.negotiation import Version
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from common.client.transaction import Transaction
 
 __all__ = ["Subscription"]
+
+_ACK = b"\nack:"
 
 
 class Subscription:
@@ -296,8 +298,7 @@ class Subscription:
 
     def acknowledge(self, message: Message) -> bool:
         """Write the ACK of one of its messages if nothing is particular about it; returns whether that is done."""
-        session = message.session
-        id = message.frame.get("ack")
+        session, frame = message.session, message.frame
         if (
             self.ack != "client-individual"
             or message.settled_alone
@@ -305,11 +306,18 @@ class Subscription:
             or session.loss is not None
             or session.congested
             or session.version is not Version.V1_2
-            or id is None
+            or type(frame) is not PlainFrame
         ):
             return False
+        head = frame.head
+        start = head.find(_ACK) + len(_ACK)
+        end = head.find(b"\n", start)
+        id = head[start:end] if end >= 0 else head[start:]
+        if start < len(_ACK) or b":" in id:
+            return False
         message.settled_alone = True
-        session.write(b"ACK\nid:%b\n\n\0" % escape(id, Version.V1_2).encode())
+        # It goes back as it came: nothing in it is escaped.
+        session.write(b"ACK\nid:%b\n\n\0" % id)
         return True
 
     async def settle(

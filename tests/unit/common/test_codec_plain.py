@@ -3,10 +3,14 @@ tell one from the other."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common import decoder as decoder_module
 from common.codec import Limits
 from common.decoder import Decoder
 from common.errors import StompError
@@ -21,8 +25,8 @@ versions = st.sampled_from([Version.V1_2, Version.V1_2, Version.V1_1, Version.V1
 class Careful(Decoder):
     """Every frame the long way."""
 
-    def _plain_frame(self) -> Frame | None:
-        return None
+    def _plain_frames(self) -> Iterator[Frame]:
+        return iter(())
 
 
 Seen = tuple[list[list[tuple[str, list[tuple[str, str]], bytes]]], tuple[object, ...] | None]
@@ -78,6 +82,74 @@ def nearly_plain(draw: st.DrawFn) -> bytes:
         frames.append(b"\n".join(lines) + draw(st.sampled_from([b"\n\n", b"\n\n", b"\n\r\n", b"\r\n\n"])) + body)
         frames.append(draw(st.sampled_from([b"\0", b"\0", b"\0", b"x\0", b""])))
     return b"".join(frames)
+
+
+_VALUES = st.sampled_from(
+    [b"1", b"2-a", b"0-3.1-x", b"x" * 30, b"", b"a:b", b"a\\cb", b"\xc3\xa9", b"\xff", b"a b", b"a\rb"]
+)
+_BETWEEN = st.sampled_from(
+    [*[b""] * 8, b"\ncontent-length:2", b"\nack:9", b"\nack:9\nack:8", b"\na:b", b"\nack", b"\n"]
+)
+
+
+@st.composite
+def alike(draw: st.DrawFn) -> bytes:
+    """MESSAGEs of which most are like the one before, but for the values that always differ, and some are nearly."""
+    frames = []
+    kinds = draw(
+        st.lists(st.tuples(st.sampled_from([b"1", b"2"]), st.sampled_from([b"", b"\nb:c"])), min_size=1, max_size=2)
+    )
+    for _ in range(draw(st.integers(1, 6))):
+        id, more = draw(st.sampled_from(kinds))
+        body = draw(st.sampled_from([b"xyz", b"xyz", b"xyz", b"a\0b", b"xy", b""]))
+        ack = b"\nack:" + draw(_VALUES) if draw(st.booleans()) else b""
+        frames += [
+            *(draw(st.sampled_from([b"", b"", b"", b"\n", b"\r\n"])), b"MESSAGE\nsubscription:", id),
+            *(b"\nmessage-id:", draw(_VALUES), ack, draw(_BETWEEN), b"\ndestination:/q"),
+            *(more, b"\ncontent-length:3", draw(st.sampled_from([*[b"\n\n"] * 3, b"\n\r\n"])), body, b"\0"),
+        ]
+    return b"".join(frames)
+
+
+@settings(max_examples=1000, deadline=None)
+@given(
+    alike(),
+    st.lists(st.integers(0, 400), max_size=3),
+    st.sampled_from(
+        [None, *(Limits(header_count=count) for count in (4, 5, 6)), *(Limits(head_bytes=n) for n in (60, 90))]
+    ),
+    st.lists(st.sampled_from([Version.V1_1, Version.V1_2, Version.V1_0]), max_size=2),
+)
+def test_they_agree_on_messages_that_are_alike(
+    data: bytes, places: list[int], bounds: Limits | None, turns: list[Version]
+) -> None:
+    agree(cut(data, places), Version.V1_2, bounds, turns)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "taken"),
+    [(Limits(header_count=4), 1), (Limits(header_count=5), 2), (Limits(head_bytes=74), 1), (Limits(head_bytes=75), 2)],
+)
+def test_one_header_or_byte_more_than_the_message_before_had_is_one_more(bounds: Limits, taken: int) -> None:
+    message = b"MESSAGE\nsubscription:1\nmessage-id:1%b\ndestination:/q\ncontent-length:3\n\nxyz\0"
+    frames, fault = agree([message % b"" + message % b"\nack:2"], Version.V1_2, bounds)
+    assert (len(frames[0]), fault is None) == (taken, taken == 2)
+
+
+def test_messages_like_one_before_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[bytes] = []
+    original = decoder_module._PLAIN_HEAD
+
+    class Counted:
+        def match(self, *arguments: Any) -> Any:
+            taken.append(arguments[0])
+            return original.match(*arguments)
+
+    monkeypatch.setattr(decoder_module, "_PLAIN_HEAD", Counted())
+    message = b"MESSAGE\nsubscription:1\nmessage-id:%d\nack:1-%d\ndestination:/queue/a\ncontent-length:3\n\nxyz\0"
+    frames = list(Decoder().feed(b"".join([message % (number, number) for number in range(500)])))
+    assert [frame.get("ack") for frame in frames] == [f"1-{number}" for number in range(500)]
+    assert len(taken) == 2, "the first one, and the end"
 
 
 limits = st.one_of(
