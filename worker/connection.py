@@ -420,6 +420,9 @@ class Connection(asyncio.Protocol):
 
         # No frame counts after DISCONNECT (1.2 section DISCONNECT), also while its RECEIPT has to wait.
         self.deaf = True
+        if self.reason is None:
+            # Also of a client that does not stay for its RECEIPT.
+            self.reason = reason
         if receipt is not None and self.owners:
             self.core.queues.when_stored(self, self.hold(end).release)
         elif self.receipts:

@@ -114,8 +114,10 @@ class Destination(Section):
     redelivery_limit: Annotated[int, Count(0, 10_000, "redeliveries"), HOT] = Field(
         default=20,
         description="How often a message is delivered again after its first delivery failed: a NACK, or a consumer"
-        " that went away without an answer. What fails still becomes a dead letter, so that a message no consumer can"
-        " handle does not go round for ever. 0 is no limit.",
+        " that was lost while this was the oldest message it had not answered. What a consumer gives back in order, by"
+        " UNSUBSCRIBE or DISCONNECT, and what it had in advance, has not failed. What"
+        " fails still becomes a dead letter, so that a message no consumer can handle does not go round for ever."
+        " 0 is no limit.",
     )
     redelivery_delay: Annotated[float, Duration(0, 3600), HOT] = Field(
         default=0.1,

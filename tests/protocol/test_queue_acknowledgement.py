@@ -316,7 +316,7 @@ class TestGivenBack:
 
 class TestRedeliveryLimit:
     @NEWER
-    @pytest.mark.parametrize("end", ["nack", "unsubscribe", "close"])
+    @pytest.mark.parametrize("end", ["nack", "close"])
     def test_then_a_dead_letter(self, site: Site, version: str, end: str) -> None:
         queue = site.queue("often")
         (id,) = site.fill(queue, b"poison", headers=[("color", "green")])
@@ -330,9 +330,6 @@ class TestRedeliveryLimit:
             assert message.get("delivery-count") == (None if count == 1 else str(count))
             if end == "nack":
                 consumer.frame("NACK", [*consumer.acknowledgement(message), ("reason", "no")])
-            elif end == "unsubscribe":
-                consumer.request("UNSUBSCRIBE", [("id", "0")])
-                consumer.subscribe(queue, ack="client-individual")
             else:
                 consumer.close()
                 site.gone(consumer)
@@ -343,6 +340,47 @@ class TestRedeliveryLimit:
         assert (letter["dlq-reason"], letter["dlq-from"], letter["dlq-count"]) == ("redelivery-limit", queue, "4")
         assert started <= int(letter["dlq-time"]) <= now()
         assert letter["dlq-detail"] == ("no" if end == "nack" else "its consumers left without settling it")
+        site.silent(consumer)
+
+    @NEWER
+    @pytest.mark.parametrize("end", ["unsubscribe", "disconnect", "hasty disconnect"])
+    def test_does_not_count_what_is_given_back(self, site: Site, version: str, end: str) -> None:
+        """Take one, and go: what else came was not looked at by anyone."""
+        queue = site.queue("often")
+        site.fill(queue, *[b"%d" % number for number in range(8)])
+        for number in range(8):
+            consumer = site.consumer(version)
+            consumer.subscribe(queue, ack="client-individual")
+            message = consumer.read_many(8 - number)[0]
+            assert message.body == b"%d" % number
+            assert message.get("delivery-count") == (str(number + 1) if number else None)
+            consumer.acknowledge(message)
+            if end == "unsubscribe":
+                consumer.request("UNSUBSCRIBE", [("id", "0")])
+            elif end == "disconnect":
+                consumer.request("DISCONNECT")
+            else:
+                consumer.frame("DISCONNECT", [("receipt", "never read")])
+                consumer.close()
+                site.gone(consumer)
+        dead = site.consumer(version)
+        dead.subscribe(f"/queue/dlq.{queue.removeprefix('/queue/')}")
+        site.silent(dead)
+
+    @NEWER
+    def test_does_not_count_what_came_in_advance(self, site: Site, version: str) -> None:
+        queue = site.queue("often")
+        site.fill(queue, b"poison", b"good", b"better")
+        for _ in range(4):
+            consumer = site.consumer(version)
+            consumer.subscribe(queue, ack="client-individual")
+            assert bodies(consumer.read_many(3)) == [b"poison", b"good", b"better"]
+            consumer.reset()
+            site.gone(consumer)
+        consumer = site.consumer(version)
+        consumer.subscribe(queue, ack="client-individual")
+        found = consumer.read_many(2)
+        assert [(each.body, each["delivery-count"]) for each in found] == [(b"good", "5"), (b"better", "5")]
         site.silent(consumer)
 
     def test_is_on_by_default(self, site: Site) -> None:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Clients", "settlement"]
 
+_ORDERLY = (CloseReason.DISCONNECT, CloseReason.SHUTTING_DOWN)
+"""Ends of a connection that say nothing of what its client was working on."""
+
 _HandOff = Callable[[int, list[Operation], Confirmed | None, int], None]
 
 
@@ -79,14 +82,15 @@ class Clients:
             "instant": local and subscription.auto and subscription.connection.outbox is None,
         }
 
-    def unsubscribe(self, subscription: QueueSubscription, ticket: Ticket | None) -> None:
-        """The client takes no more; what it has not settled goes back."""
+    def unsubscribe(self, subscription: QueueSubscription, ticket: Ticket | None, *, orderly: bool = True) -> None:
+        """The client takes no more; what it has not settled goes back. Not `orderly` if it broke off."""
         self.flush()
         self._subscriptions.pop(subscription.number, None)
         if subscription.connection.queues is not None:
             subscription.connection.queues.pop(subscription.number, None)
         done = None if ticket is None else _releasing([ticket])
-        self._hand_off(subscription.owner, [[DETACH, subscription.name, subscription.number]], done, 0)
+        operation = [DETACH, subscription.name, subscription.number, orderly]
+        self._hand_off(subscription.owner, [operation], done, 0)
         self._queues.flush_soon()
 
     def end(self, queue: bytes, ticket: Ticket) -> None:
@@ -108,8 +112,9 @@ class Clients:
 
     def left(self, connection: Connection) -> None:
         """The connection is gone, and with it its subscriptions."""
+        orderly = connection.reason in _ORDERLY
         for subscription in list((connection.queues or {}).values()):
-            self.unsubscribe(subscription, None)
+            self.unsubscribe(subscription, None, orderly=orderly)
         self._queues.browsing.left(connection)
 
     # --- deliveries

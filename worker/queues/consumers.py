@@ -41,7 +41,7 @@ class Consumers:
     def stop(self, unit: Work) -> None:
         """All leave; `unit` tells the store what they were delivered."""
         for owned, consumer in self._consumers.values():
-            self._departures.leave(unit, owned, consumer)
+            self._departures.leave(unit, owned, consumer, orderly=True)
         self._consumers.clear()
 
     # --- one of them
@@ -120,11 +120,11 @@ class Consumers:
             owned.queue.adjust(consumer, instant=instant)
             self._owner.touch(owned)
 
-    def detach(self, unit: Work, who: tuple[int, int]) -> None:
-        """It takes no more, and what it has not settled goes back."""
+    def detach(self, unit: Work, who: tuple[int, int], *, orderly: bool) -> None:
+        """It takes no more, and what it has not settled goes back; `orderly` unless it broke off."""
         owned, consumer = self._consumers.pop(who, (None, None))
         if owned is not None and consumer is not None:
-            self._departures.leave(unit, owned, consumer)
+            self._departures.leave(unit, owned, consumer, orderly=orderly)
             if owned.feed is not None and owned.volatile and not owned.queue.consumers:
                 self.end(unit, owned.name)
 
@@ -132,7 +132,7 @@ class Consumers:
         """Worker `slot` is dead, and its consumers with it."""
         unit = Work(must=True)
         for who in [who for who in self._consumers if who[0] == slot]:
-            self.detach(unit, who)
+            self.detach(unit, who, orderly=False)
         self._announce()
         if not unit.is_idle:
             self._owner.write(unit)

@@ -129,10 +129,10 @@ class Departures:
                 )
         self._owner.eased(owned)
 
-    def leave(self, unit: Work, owned: OwnedQueue, consumer: Consumer) -> None:
-        """The consumer is gone, and gives back what it had not settled."""
+    def leave(self, unit: Work, owned: OwnedQueue, consumer: Consumer, *, orderly: bool) -> None:
+        """The consumer is gone, and gives back what it had not settled; `orderly` if it said so."""
         messages = list(consumer.unsettled.values())
-        dead = owned.queue.detach(consumer, self._owner.now())
+        dead = owned.queue.detach(consumer, self._owner.now(), orderly=orderly)
         self._count(unit, messages, dead)
         self.bury(unit, owned, dead, REDELIVERY_LIMIT, "its consumers left without settling it")
         self._owner.eased(owned)
@@ -227,8 +227,9 @@ class Departures:
 
     def _count(self, unit: Work, messages: Iterable[Message], dead: list[Message]) -> None:
         gone = {message.key for message in dead}
+        # One number is kept. The next life must know that it was delivered, and not blame it for what this one forgave.
         unit.changes += [
-            SetCount(message.key, message.count)
+            SetCount(message.key, max(message.attempts, 1))
             for message in messages
             if message.persistent and message.key not in gone
         ]

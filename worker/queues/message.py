@@ -35,10 +35,11 @@ _TRAITS = re.compile(rb"\n(expires|group-id|persistent):([^\n]*)")
 
 class Message:
     """`frame` is everything of the MESSAGE from the message-id on, in 1.2 form: `<id>LF<headers>LF LF<body>NUL`.
-    `count` is how often it was delivered; above 0 it is a redelivery. `expires` in ms since the epoch, 0 for never.
-    `persistent` if it is, or is to be, in the store. `group` is its `group-id`."""
+    `count` is how often it was delivered; above 0 it is a redelivery. `forgiven` of those deliveries are no sign that
+    it cannot be handled: nobody had begun with it. `expires` in ms since the epoch, 0 for never. `persistent` if it is,
+    or is to be, in the store. `group` is its `group-id`."""
 
-    __slots__ = ("count", "expires", "frame", "group", "key", "persistent")
+    __slots__ = ("count", "expires", "forgiven", "frame", "group", "key", "persistent")
 
     def __init__(
         self,
@@ -53,8 +54,14 @@ class Message:
         self.frame = frame
         self.persistent = persistent
         self.count = count
+        self.forgiven = 0
         self.expires = expires
         self.group = group
+
+    @property
+    def attempts(self) -> int:
+        """How often it may have failed: what its queue's limit of redeliveries counts."""
+        return self.count - self.forgiven
 
     @classmethod
     def stored(cls, key: int, frame: bytes, count: int) -> Message:

@@ -188,7 +188,7 @@ class Owner:
         elif kind == END:
             self.consumers.end(unit, operation[1])
         elif kind == DETACH:
-            self.consumers.detach(unit, (slot, operation[2]))
+            self.consumers.detach(unit, (slot, operation[2]), orderly=operation[3])
         elif kind == FORGET:
             unit.changes += self._marks.forget(source_of("", 0, operation[1])[0])
         return DONE

@@ -50,15 +50,20 @@ class Queue(Contents):
                 self._turns.enter(consumer)
                 self._regroup(selectors, None)
 
-    def detach(self, consumer: Consumer, now: int) -> list[Message]:
+    def detach(self, consumer: Consumer, now: int, *, orderly: bool = False) -> list[Message]:
         """It is gone. What it had not settled comes back to its place; returns what was delivered too often for that
-        and is not in the queue any more."""
+        and is not in the queue any more.
+
+        An `orderly` consumer said that it goes, and nothing it had is to blame. Of one that broke off, the oldest may
+        be what broke it; it had the others in advance."""
         if self.consumers.pop((consumer.slot, consumer.id), None) is None:
             return []
         selectors = list(self._turns.rings)
         messages = list(consumer.unsettled.values())
         consumer.unsettled.clear()
         self.unsettled -= len(messages)
+        for message in messages if orderly else messages[1:]:
+            message.forgiven += 1
         dead, back = self._sort_out(messages)
         self._put_back(back)
         self._turns.leave(consumer)
@@ -201,7 +206,7 @@ class Queue(Contents):
         for message in back:
             wait = delay
             if wait is None:
-                wait = pause(message.count, self.redelivery_delay, self.redelivery_delay_max)
+                wait = pause(message.attempts, self.redelivery_delay, self.redelivery_delay_max)
             if wait > 0:
                 self._resting.add(message, now + wait, consumer if others_first else None)
             else:
@@ -254,10 +259,10 @@ class Queue(Contents):
     def _sort_out(self, messages: list[Message]) -> tuple[list[Message], list[Message]]:
         """Those delivered too often, which leave the queue, and the others."""
         limit = self.redelivery_limit
-        dead = [message for message in messages if message.count > limit] if limit else []
+        dead = [message for message in messages if message.attempts > limit] if limit else []
         if dead:
             self._lost(dead)
-            messages = [message for message in messages if message.count <= limit]
+            messages = [message for message in messages if message.attempts <= limit]
         return dead, messages
 
     def _put_back(self, messages: list[Message]) -> None:

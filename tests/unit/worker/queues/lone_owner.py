@@ -153,8 +153,8 @@ class LoneOwner:
         }
         return self.apply([ATTACH, queue.encode(), number, {**given, **options}])
 
-    def detach(self, queue: str, number: int) -> list[Outcome]:
-        return self.apply([DETACH, queue.encode(), number])
+    def detach(self, queue: str, number: int, *, orderly: bool = True) -> list[Outcome]:
+        return self.apply([DETACH, queue.encode(), number, orderly])
 
     def settle(self, queue: str, number: int, *ids: str) -> list[Outcome]:
         return self.apply([SETTLE, queue.encode(), number, [self.keys[id] for id in ids]])

@@ -24,6 +24,7 @@ class Sent:
     expires: int
     size: int
     count: int = 0
+    forgiven: int = 0
     holder: Consumer | None = None
     due: int = 0
     avoids: Consumer | None = None
@@ -31,6 +32,10 @@ class Sent:
     @property
     def priority(self) -> int:
         return self.message.key >> 40
+
+    @property
+    def attempts(self) -> int:
+        return self.count - self.forgiven
 
 
 @dataclass
@@ -235,18 +240,20 @@ class SimulatedOwner:
 
     def returned(self, consumer: Consumer, keys: list[int], dead: list[Message], due: int = 0) -> None:
         limit = self.queue.redelivery_limit
-        assert {each.key for each in dead} == {key for key in keys if self.alive[key].count > limit > 0}
+        assert {each.key for each in dead} == {key for key in keys if self.alive[key].attempts > limit > 0}
         self.left(dead)
         for key in keys:
             if key in self.alive:
                 sent = self.alive[key]
                 sent.holder, sent.due = None, due
                 if sent.message.persistent or key in self.disk:
-                    self.gathering.counts[key] = sent.count
+                    self.gathering.counts[key] = max(sent.attempts, 1)
 
-    def detach(self, consumer: Consumer) -> None:
+    def detach(self, consumer: Consumer, *, orderly: bool = False) -> None:
         keys = list(consumer.unsettled)
-        dead = self.queue.detach(consumer, self.now)
+        for key in keys if orderly else keys[1:]:
+            self.alive[key].forgiven += 1
+        dead = self.queue.detach(consumer, self.now, orderly=orderly)
         self.consumers.remove(consumer)
         self.returned(consumer, keys, dead)
         assert not consumer.unsettled
@@ -264,7 +271,7 @@ class SimulatedOwner:
                 sent = self.alive[key]
                 wait = delay
                 if wait is None:
-                    wait = 0 if sent.count == 1 else min(100 * 2 ** (sent.count - 2), 30_000)
+                    wait = 0 if sent.attempts == 1 else min(100 * 2 ** (sent.attempts - 2), 30_000)
                 sent.due = self.now + wait
                 sent.avoids = consumer if others_first else None
 
@@ -281,7 +288,7 @@ class SimulatedOwner:
         self.alive = {key: self.alive[key] if key in self.alive else self._risen(key) for key in self.disk}
         for key, sent in self.alive.items():
             # Not known any more how often it was delivered before, but maybe it was.
-            sent.count = max(self.disk[key][1], 1)
+            sent.count, sent.forgiven = max(self.disk[key][1], 1), 0
             sent.holder, sent.due, sent.avoids = None, 0, None
         size = sum(len(frame) for frame, _ in self.disk.values())
         self.start(Queue(NUMBER, "q", spilled=len(self.disk), spilled_bytes=size, **self.settings))

@@ -175,6 +175,25 @@ def test_a_worker_that_dies_leaves_dead_letters_in_the_store() -> None:
     assert lone.stored() == ["a", "b"]
 
 
+def test_the_next_life_blames_nothing_for_what_was_given_back() -> None:
+    lone = LoneOwner(destination=[{"pattern": "/queue/q", "redelivery_limit": 2}])
+    lone.add("/queue/q", "a", "b")
+    for orderly in (True, True, True, False):
+        lone.attach("/queue/q", 1)
+        lone.settled()
+        lone.detach("/queue/q", 1, orderly=orderly)
+        lone.settled()
+    again = LoneOwner(lone.store, lone.store.recovered(), destination=[{"pattern": "/queue/q", "redelivery_limit": 2}])
+    for number in (2, 3):
+        again.attach("/queue/q", number)
+        again.settled()
+        again.detach("/queue/q", number, orderly=False)
+        again.settled()
+    # It was the oldest of a consumer that broke off three times.
+    assert again.stored() == ["b", "a"]
+    assert again.delivered[2] == [("a", 2), ("b", 2)]
+
+
 def test_oldest_first_when_a_queue_is_larger_than_its_window() -> None:
     rule = {"pattern": "/queue/q", "max_messages": 100, "when_full": "drop-head", "dead_letter": ""}
     lone = LoneOwner(queue={"window_messages": 16}, destination=[rule])

@@ -56,9 +56,9 @@ class QueueMachine(RuleBasedStateMachine):
         self.owner.attach(prefetch, colour, exclusive, instant)
 
     @precondition(lambda self: self.owner.consumers)
-    @rule(data=st.data())
-    def detach(self, data: st.DataObject) -> None:
-        self.owner.detach(self.consumer(data))
+    @rule(data=st.data(), orderly=st.booleans())
+    def detach(self, data: st.DataObject, orderly: bool) -> None:
+        self.owner.detach(self.consumer(data), orderly=orderly)
 
     @precondition(lambda self: self.owner.consumers)
     @rule(data=st.data())

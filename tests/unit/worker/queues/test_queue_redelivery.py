@@ -127,6 +127,33 @@ def test_so_is_what_consumers_leave_too_often() -> None:
     assert counters(one.snapshot()[0]) == [2]
 
 
+def test_in_good_order_nothing_fails() -> None:
+    """Whoever takes one and leaves the others for later has tried none of those."""
+    one = queue(redelivery_limit=1)
+    one.extend(messages(1, 2))
+    for count in range(1, 6):
+        here = consumer(one)
+        [(_, found)] = one.dispatch(NOW)
+        assert [each.count for each in found] == [count, count]
+        assert one.detach(here, NOW, orderly=True) == []
+    here = consumer(one)
+    for dead in ([], [1]):
+        one.dispatch(NOW)
+        # And there is no pause for failures that were none.
+        assert counters(one.give_back(here, [key(1)], NOW)) == dead
+
+
+def test_of_what_a_consumer_had_in_advance_nothing_failed() -> None:
+    one = queue(redelivery_limit=2)
+    one.extend(messages(1, 3))
+    for count in range(1, 4):
+        here = consumer(one)
+        [(_, found)] = one.dispatch(NOW)
+        assert [each.count for each in found] == [count] * 3
+        assert counters(one.detach(here, NOW)) == ([1] if count == 3 else [])
+    assert counters(one.snapshot()[0]) == [2, 3]
+
+
 def test_no_limit_at_all() -> None:
     one = queue(redelivery_limit=0)
     here = consumer(one)
