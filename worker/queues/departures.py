@@ -12,7 +12,7 @@ from worker.queues.deadletters import EXPIRED, QUEUE_FULL, REDELIVERY_LIMIT, REJ
 from worker.queues.letters import ADD, TAKE, Operation
 from worker.queues.message import Message, queue_number
 from worker.queues.owned import OwnedQueue
-from worker.queues.withdrawal import discard, discard_stored, discard_waiting
+from worker.queues.withdrawal import discard, discard_stored
 from worker.queues.work import Work
 from worker.store.interface import SetCount, Store
 
@@ -35,7 +35,6 @@ class Departures:
         self._log = log
         self._registry = owner.registry
         self.dead_lettered = 0
-        self._expiring: set[int] = set()
         self._dropping: set[OwnedQueue] = set()
 
     def settle(self, unit: Work, name: bytes, consumer: Consumer | None, keys: list[int]) -> None:
@@ -169,32 +168,6 @@ class Departures:
         else:
             owned.remove(unit, messages)
         self._owner.eased(owned)
-
-    def expire(self, unit: Work, keys: list[int]) -> int:
-        """The time of these is up, wherever they wait; returns how many were in memory."""
-        by_queue: dict[OwnedQueue, list[int]] = {}
-        for key in keys:
-            owned = self._registry.by_number(queue_number(key))
-            # What is on its way out is in the store still, and would go twice.
-            if owned is not None and not owned.is_pending(key) and key not in self._expiring:
-                by_queue.setdefault(owned, []).append(key)
-        count = 0
-        for owned, each in by_queue.items():
-            found = discard_waiting(owned.queue, each)
-            count += len(found)
-            owned.queue.expired += found
-            self.expired(unit, owned)
-            if len(found) < len(each) and owned.queue.spilled:
-                missing = sorted(set(each).difference([message.key for message in found]))
-                self._expiring.update(missing)
-                self._store.fetch(missing, functools.partial(self._expire_stored, owned, missing))
-        return count
-
-    def _expire_stored(self, owned: OwnedQueue, keys: list[int], rows: list[Row]) -> None:
-        unit = Work(must=True)
-        owned.queue.expired += discard_stored(owned.queue, [owned.stored(*row) for row in rows])
-        self.expired(unit, owned)
-        self._owner.write(unit, lambda error: self._expiring.difference_update(keys))
 
     def bury(self, unit: Work, owned: OwnedQueue, messages: list[Message], reason: str, detail: str = "") -> None:
         """Dead-letter messages that were taken out of `owned`, or drop them where there is no dead letter queue."""

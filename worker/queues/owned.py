@@ -32,7 +32,8 @@ def recall(options: bytes) -> Feed | None:
 class OwnedQueue:
     """`counter` is the last one used. `told` once the store was told of it. `opened` once a consumer came: from then on
     the store knows of every message that it may have been delivered, and of those before as soon as `marking` is over.
-    `recovered` is the last counter that may have been delivered in an earlier life.
+    `recovered` is the last counter that may have been delivered in an earlier life. `fleeting` is when the first of
+    what is in memory alone expires (ms since the epoch), 0 if nothing of that does.
 
     What is to be stored comes into the queue when it is, with everything that came after it: nobody is delivered what a
     restart would not know of."""
@@ -41,6 +42,7 @@ class OwnedQueue:
         "blocked",
         "counter",
         "feed",
+        "fleeting",
         "marking",
         "name",
         "number",
@@ -77,6 +79,7 @@ class OwnedQueue:
         self.feed = feed
         self.opened = False
         self.marking = False
+        self.fleeting = 0
         # Of each unit that is not stored yet, by its first counter: how many messages and bytes it brings.
         self.pending: dict[int, tuple[int, int]] = {}
         self.blocked = False
@@ -212,6 +215,8 @@ class OwnedQueue:
             message.expires = traits.expires
         if message.expires and message.persistent:
             unit.changes.append(SetExpiry(key, message.expires))
+        elif message.expires:
+            self.fleeting = min(self.fleeting or message.expires, message.expires)
         return message
 
     @property

@@ -13,6 +13,7 @@ from common.log import EventLog
 from worker.queues.arrivals import Arrivals
 from worker.queues.consumers import Consumers
 from worker.queues.departures import Departures
+from worker.queues.expiry import Expiry
 from worker.queues.idempotency import Seen
 from worker.queues.letters import (
     ADD,
@@ -59,6 +60,7 @@ class Owner:
         self.upkeep = Upkeep(self, store, surroundings.wake_at)
         self.arrivals = Arrivals(self, Seen(settings.idempotency_window, settings.idempotency_keys))
         self.departures = Departures(self, store, log)
+        self.expiry = Expiry(self, store)
         self.consumers = Consumers(self, store)
         self.retention = Retention(self, settings, log)
         self._dirty: dict[OwnedQueue, None] = {}
@@ -254,6 +256,8 @@ class Owner:
     def touch(self, owned: OwnedQueue) -> None:
         """Something may be delivered from `owned` that could not before."""
         self._dirty[owned] = None
+        if owned.fleeting:
+            self.expiry.watch(owned)
         self.upkeep.look_after()
 
     def eased(self, owned: OwnedQueue) -> None:
@@ -355,14 +359,6 @@ class Owner:
         """These are due."""
         self.arrivals.unpark(parked)
         self.flush()
-
-    def expire(self, keys: list[int]) -> int:
-        """The time of these is up; returns how many of them were in memory."""
-        unit = Work(must=True)
-        count = self.departures.expire(unit, keys)
-        self.write(unit)
-        self.flush()
-        return count
 
     def rest(self, owned: OwnedQueue) -> None:
         """Messages of `owned` may rest, or have rested long enough."""

@@ -163,8 +163,9 @@ class Queue(Contents):
         self.unsettled += len(messages)
 
     def expire(self, now: int) -> None:
-        """Put all that waits in memory and whose time was up into `expired`, not only what is next."""
-        late = {message.key for message in self._waiting if 0 < message.expires <= now}
+        """Put all that waits in memory alone and whose time was up into `expired`, not only what is next. The store
+        knows of the others."""
+        late = {message.key for message in self._waiting if 0 < message.expires <= now and not message.persistent}
         if late:
             self._expire(self._waiting.drop(late))
 

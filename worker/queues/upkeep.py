@@ -82,7 +82,7 @@ class Upkeep:
             self._read_parked()
         if 0 < self._next_sweep <= now:
             self._next_sweep = now + _SWEEP if self._owner.sweep(now) else 0
-            self._store.expired(now, _AT_ONCE, self._expired)
+            self._owner.expiry.sweep(now)
         self._owner.flush()
         parked_due = 0 if self._reading or self._unparking else self._parked_due
         for due in (self._next_sweep, self._resting[0][0] if self._resting else 0, parked_due):
@@ -110,8 +110,3 @@ class Upkeep:
         if self._parked_due:
             # Its time may have come while the store was asked.
             self._wake_at(self._parked_due)
-
-    def _expired(self, keys: list[int]) -> None:
-        # Again as long as it helps: what consumers have stays theirs, and is found each time.
-        if keys and self._owner.expire(keys) and len(keys) == _AT_ONCE:
-            self._store.expired(self._owner.now(), _AT_ONCE, self._expired)

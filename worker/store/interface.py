@@ -26,6 +26,7 @@ __all__ = [
     "Change",
     "Done",
     "DropQueue",
+    "Expired",
     "Forget",
     "ForgetTransaction",
     "Mark",
@@ -55,6 +56,9 @@ class StoreError(Exception):
 
 
 Done = Callable[[StoreError | None], None]
+
+Expired = tuple[int, int]
+"""When the time of a message was up (ms since the epoch), and its key."""
 
 
 # --- changes that are rarer than messages
@@ -231,11 +235,13 @@ class Store(Protocol):
         """Read the messages with `after` < key < `before` that are committed, in the order of their keys, at most
         `count` and about `size` bytes: (key, frame, times delivered). A read error is logged and tried again."""
 
-    def fetch(self, keys: Sequence[int], done: Callable[[list[tuple[int, bytes, int]]], None]) -> None:
-        """Read those of `keys` that are there, in order."""
+    def fetch(
+        self, keys: Sequence[int], done: Callable[[list[tuple[int, bytes, int]]], None], size: int | None = None
+    ) -> None:
+        """Read those of `keys` that are there, in order; the first of them, of about `size` bytes, if that is given."""
 
-    def expired(self, now: int, limit: int, done: Callable[[list[int]], None]) -> None:
-        """The keys of messages whose time was up by `now`, at most `limit`."""
+    def expired(self, now: int, limit: int, done: Callable[[list[Expired]], None], after: Expired = (0, 0)) -> None:
+        """Messages whose time was up by `now`, in the order of time and key, at most `limit` of those `after` that."""
 
     def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
         """The parked messages that are due first, at most `limit`."""

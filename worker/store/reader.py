@@ -17,7 +17,7 @@ from typing import Final
 import apsw
 
 from common.log import Event, EventLog
-from worker.store.interface import Park, PutTransaction, QueueRow, Recovered
+from worker.store.interface import Expired, Park, PutTransaction, QueueRow, Recovered
 from worker.store.keys import unpack
 from worker.store.schema import Bindings, failure, first
 
@@ -42,7 +42,10 @@ _FETCH_SIZES: Final = (
     " (SELECT key, length(frame) AS size FROM message WHERE key IN carray(?) ORDER BY key)"
 )
 _FETCH: Final = _JOINED.format(which="m.key IN carray(?)")
-_EXPIRED: Final = "SELECT group_concat(key) FROM (SELECT key FROM expiry WHERE at <= ? ORDER BY at LIMIT ?)"
+_EXPIRED: Final = (
+    "SELECT group_concat(at), group_concat(key) FROM"
+    " (SELECT at, key FROM expiry WHERE at <= ? AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?)"
+)
 _PARKED: Final = "SELECT id, due, queue, frame FROM parked ORDER BY due, id LIMIT ?"
 
 _ANSWER_BYTES: Final = 256 << 20
@@ -127,12 +130,15 @@ def page(connection: apsw.Connection, after: int, before: int, count: int, size:
     return []
 
 
-def fetch(connection: apsw.Connection, keys: Sequence[int]) -> list[Row]:
+def fetch(connection: apsw.Connection, keys: Sequence[int], size: int | None = None) -> list[Row]:
     """See `Store.fetch`."""
     rows: list[Row] = []
     if keys:
-        for portion in _portions(connection, _FETCH_SIZES, (apsw.carray(array("q", keys)),), _ANSWER_BYTES):
+        most = _ANSWER_BYTES if size is None else min(size, _ANSWER_BYTES)
+        for portion in _portions(connection, _FETCH_SIZES, (apsw.carray(array("q", keys)),), most):
             rows += _rows(connection, _FETCH, (apsw.carray(array("q", portion)),))
+            if size is not None:
+                break
     return rows
 
 
@@ -160,9 +166,10 @@ def _rows(connection: apsw.Connection, statement: str, bindings: Bindings) -> li
     return rows
 
 
-def expired(connection: apsw.Connection, now: int, limit: int) -> list[int]:
+def expired(connection: apsw.Connection, now: int, limit: int, after: Expired = (0, 0)) -> list[Expired]:
     """See `Store.expired`."""
-    return _numbers(first(connection, _EXPIRED, (now, limit))[0])
+    times, keys = first(connection, _EXPIRED, (now, *after, limit))
+    return list(zip(_numbers(times), _numbers(keys), strict=True))
 
 
 def parked(connection: apsw.Connection, limit: int) -> list[Park]:

@@ -17,7 +17,7 @@ import apsw
 
 from common.log import Event, EventLog
 from worker.store import reader as reading
-from worker.store.interface import Done, Park, PutKeys, PutTransaction, Recovered, Retain, StoreError, Unit
+from worker.store.interface import Done, Expired, Park, PutKeys, PutTransaction, Recovered, Retain, StoreError, Unit
 from worker.store.reader import Reader, Request, Row
 from worker.store.reserve import Reserve
 from worker.store.schema import configure, failure, prepare
@@ -249,11 +249,11 @@ class SqliteStore:
     def page(self, after: int, before: int, count: int, size: int, done: Callable[[list[Row]], None]) -> None:
         self._ask(partial(reading.page, after=after, before=before, count=count, size=size), done)
 
-    def fetch(self, keys: Sequence[int], done: Callable[[list[Row]], None]) -> None:
-        self._ask(partial(reading.fetch, keys=keys), done)
+    def fetch(self, keys: Sequence[int], done: Callable[[list[Row]], None], size: int | None = None) -> None:
+        self._ask(partial(reading.fetch, keys=keys, size=size), done)
 
-    def expired(self, now: int, limit: int, done: Callable[[list[int]], None]) -> None:
-        self._ask(partial(reading.expired, now=now, limit=limit), done)
+    def expired(self, now: int, limit: int, done: Callable[[list[Expired]], None], after: Expired = (0, 0)) -> None:
+        self._ask(partial(reading.expired, now=now, limit=limit, after=after), done)
 
     def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
         self._ask(partial(reading.parked, limit=limit), done)

@@ -8,6 +8,7 @@ from worker.queues.message import queue_number
 from worker.store.interface import (
     Done,
     DropQueue,
+    Expired,
     Forget,
     Mark,
     Park,
@@ -16,6 +17,7 @@ from worker.store.interface import (
     QueueRow,
     Recovered,
     SetCount,
+    SetExpiry,
     StoreError,
     Unit,
     Unpark,
@@ -28,7 +30,8 @@ Row = tuple[int, bytes, int]
 
 class MemoryStore:
     """Commits when `commit` is called, which is `soon` after each write if that is given. With `answers_wait`, what is
-    read is told when `answer` is called. `room` is how many bytes still fit, None for any number."""
+    read is told when `answer` is called. `room` is how many bytes still fit, None for any number. `fetched`
+    are the bytes of each answer to `fetch`."""
 
     def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._soon = soon
@@ -39,6 +42,8 @@ class MemoryStore:
         self._waiting: list[tuple[Unit, Done | None]] = []
         self._answers: list[Callable[[], None]] = []
         self.counts: dict[int, int] = {}
+        self.expiry: dict[int, int] = {}
+        self.fetched: list[int] = []
         self.marks: dict[str, int] = {}
         self.keys: list[PutKeys] = []
         self.fault: StoreError | None = None
@@ -99,6 +104,8 @@ class MemoryStore:
                 self.park.pop(change.id, None)
             elif isinstance(change, SetCount):
                 self.counts[change.key] = change.count
+            elif isinstance(change, SetExpiry):
+                self.expiry[change.key] = change.at
             elif isinstance(change, Mark):
                 self.marks[change.origin] = change.sequence
             elif isinstance(change, Forget):
@@ -117,12 +124,18 @@ class MemoryStore:
         ][:count]
         self._answer(lambda: done(found))
 
-    def fetch(self, keys: Sequence[int], done: Callable[[list[Row]], None]) -> None:
-        found = [(key, self.rows[key], self.counts.get(key, 0)) for key in sorted(keys) if key in self.rows]
+    def fetch(self, keys: Sequence[int], done: Callable[[list[Row]], None], size: int | None = None) -> None:
+        found: list[Row] = []
+        for key in sorted(keys):
+            if key in self.rows and (not found or size is None or sum(len(row[1]) for row in found) < size):
+                found.append((key, self.rows[key], self.counts.get(key, 0)))
+        self.fetched.append(sum(len(row[1]) for row in found))
         self._answer(lambda: done(found))
 
-    def expired(self, now: int, limit: int, done: Callable[[list[int]], None]) -> None:
-        self._answer(lambda: done([]))
+    def expired(self, now: int, limit: int, done: Callable[[list[Expired]], None], after: Expired = (0, 0)) -> None:
+        found = sorted((at, key) for key, at in self.expiry.items() if key in self.rows and at <= now)
+        chosen = [each for each in found if each > after][:limit]
+        self._answer(lambda: done(chosen))
 
     def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
         found = sorted(self.park.values(), key=lambda each: each.due)[:limit]

@@ -127,10 +127,12 @@ def test_expired_messages_are_taken_out_where_they_are_met() -> None:
 
 def test_expired_messages_are_found_in_the_middle_when_asked_for() -> None:
     one = queue()
-    one.extend([message(1), message(2, expires=NOW), message(3, expires=NOW + 1)])
+    kept = [message(4, expires=NOW)]
+    one.extend([message(1), *[message(n, persistent=False, expires=NOW + n - 2) for n in (2, 3)], *kept])
     one.expire(NOW)
+    # The store tells of what it has.
     assert counters(one.expired) == [2]
-    assert one.messages == 2
+    assert one.messages == 3
 
 
 def test_an_exclusive_consumer_gets_everything_until_it_goes() -> None:

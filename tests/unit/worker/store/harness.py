@@ -13,7 +13,7 @@ import uvloop
 
 from common.log import EventLog
 from worker.queues.message import first_key
-from worker.store.interface import Park, Recovered, Store, StoreError, Unit
+from worker.store.interface import Expired, Park, Recovered, Store, StoreError, Unit
 from worker.store.sqlite import SqliteStore
 
 __all__ = ["BIG", "IMPLEMENTATIONS", "NEVER", "Opened", "SqliteOpened", "key", "keys", "run"]
@@ -100,13 +100,14 @@ class Opened(AbstractAsyncContextManager["Opened"]):
         rows: list[Row] = await self._answer(self.store.page, after, before, count, size)
         return rows
 
-    async def fetch(self, wanted: list[int]) -> list[Row]:
-        rows: list[Row] = await self._answer(self.store.fetch, wanted)
+    async def fetch(self, wanted: list[int], size: int | None = None) -> list[Row]:
+        rows: list[Row] = await self._answer(lambda done: self.store.fetch(wanted, done, size))
         return rows
 
-    async def expired(self, now: int, limit: int = 1000) -> list[int]:
-        found: list[int] = await self._answer(self.store.expired, now, limit)
-        return found
+    async def expired(self, now: int, limit: int = 1000, after: Expired = (0, 0)) -> list[int]:
+        """Their keys."""
+        found: list[Expired] = await self._answer(lambda done: self.store.expired(now, limit, done, after))
+        return [key for _, key in found]
 
     async def parked(self, limit: int = 1000) -> list[Park]:
         found: list[Park] = await self._answer(self.store.parked, limit)

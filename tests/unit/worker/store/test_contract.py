@@ -268,6 +268,31 @@ def test_expired_are_those_whose_time_was_up(opened: Open) -> None:
             assert sorted(await s.expired(500)) == keys(3, 6)
             assert sorted(await s.expired(499)) == keys(4, 6)
             assert len(await s.expired(1 << 61, limit=2)) == 2
+            assert await s.expired(500, after=(300, key(5))) == [key(4), key(3)]
+
+    run(main)
+
+
+def test_many_that_expire_at_once_are_gone_through_by_key(opened: Open) -> None:
+    async def main() -> None:
+        async with opened() as s:
+            await s.write(
+                inserts=[(key(n), b"x") for n in range(1, 8)], changes=[SetExpiry(key(n), 5) for n in range(1, 8)]
+            )
+            found = [await s.expired(5, 3, (5, key(each))) for each in (0, 3, 6, 7)]
+            assert found == [keys(1, 4), keys(4, 7), [key(7)], []]
+
+    run(main)
+
+
+def test_fetched_in_portions(opened: Open) -> None:
+    async def main() -> None:
+        async with opened() as s:
+            await s.write(inserts=[(key(n), b"12345") for n in range(1, 8)])
+            assert [row[0] for row in await s.fetch(keys(1, 9), 12)] == keys(1, 3)
+            # One at the least.
+            assert [row[0] for row in await s.fetch([key(9), key(3), key(4)], 1)] == [key(3)]
+            assert await s.fetch([key(9)], 1) == []
 
     run(main)
 
