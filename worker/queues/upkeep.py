@@ -18,7 +18,9 @@ __all__ = ["Upkeep"]
 _SWEEP = 1000
 """Milliseconds between looks for what expired or idles."""
 _AT_ONCE = 1000
-"""Messages taken from the store in one go."""
+"""Delayed messages taken from the store in one go."""
+_BYTES_AT_ONCE = 4 << 20
+"""And about how many bytes of them: each is written again, to its queue."""
 
 
 class Upkeep:
@@ -95,18 +97,17 @@ class Upkeep:
             self._reading = True
             # What is parked from now on may not be found.
             self._parked_due = 0
-            self._store.parked(_AT_ONCE, self._came_due)
+            self._store.parked(self._owner.now(), _AT_ONCE, _BYTES_AT_ONCE, self._came_due)
 
-    def _came_due(self, parked: list[Park]) -> None:
+    def _came_due(self, found: tuple[list[Park], int]) -> None:
         self._reading = False
-        now = self._owner.now()
-        due = [each for each in parked if each.due <= now]
+        due, next_due = found
         if due:
             self._unparking = len(due)
             self._owner.unpark(due)
             return
-        if parked:
-            self._parked(parked[0].due)
+        if next_due:
+            self._parked(next_due)
         if self._parked_due:
             # Its time may have come while the store was asked.
             self._wake_at(self._parked_due)

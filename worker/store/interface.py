@@ -243,8 +243,9 @@ class Store(Protocol):
     def expired(self, now: int, limit: int, done: Callable[[list[Expired]], None], after: Expired = (0, 0)) -> None:
         """Messages whose time was up by `now`, in the order of time and key, at most `limit` of those `after` that."""
 
-    def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
-        """The parked messages that are due first, at most `limit`."""
+    def parked(self, now: int, limit: int, size: int, done: Callable[[tuple[list[Park], int]], None]) -> None:
+        """The parked messages that are due by `now`, the earliest first, at most `limit` and about `size` bytes; and
+        when the first of all others is due, 0 if there is none."""
 
     def forget_keys(self, before: int) -> None:
         """Idempotency keys older than `before` (ms since the epoch) are not needed any more."""

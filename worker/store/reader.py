@@ -46,7 +46,12 @@ _EXPIRED: Final = (
     "SELECT group_concat(at), group_concat(key) FROM"
     " (SELECT at, key FROM expiry WHERE at <= ? AND (at, key) > (?, ?) ORDER BY at, key LIMIT ?)"
 )
-_PARKED: Final = "SELECT id, due, queue, frame FROM parked ORDER BY due, id LIMIT ?"
+_PARKED_SIZES: Final = (
+    "SELECT group_concat(id), group_concat(size) FROM"
+    " (SELECT id, length(frame) AS size FROM parked WHERE due <= ? ORDER BY due, id LIMIT ?)"
+)
+_PARKED: Final = "SELECT id, due, queue, frame FROM parked WHERE due <= ? ORDER BY due, id LIMIT ?"
+_NEXT_PARKED: Final = "SELECT max(due) FROM (SELECT due FROM parked ORDER BY due LIMIT 1 OFFSET ?)"
 
 _ANSWER_BYTES: Final = 256 << 20
 """More is not joined in one answer: SQLite's limit for a value is 10**9 bytes."""
@@ -172,9 +177,11 @@ def expired(connection: apsw.Connection, now: int, limit: int, after: Expired = 
     return list(zip(_numbers(times), _numbers(keys), strict=True))
 
 
-def parked(connection: apsw.Connection, limit: int) -> list[Park]:
+def parked(connection: apsw.Connection, now: int, limit: int, size: int) -> tuple[list[Park], int]:
     """See `Store.parked`."""
-    return [Park(*row) for row in connection.execute(_PARKED, (limit,))]
+    ids = next(_portions(connection, _PARKED_SIZES, (now, limit), size), [])
+    found = [Park(*row) for row in connection.execute(_PARKED, (now, len(ids)))]
+    return found, first(connection, _NEXT_PARKED, (len(found),))[0] or 0
 
 
 def recover(connection: apsw.Connection) -> Recovered:

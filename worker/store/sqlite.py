@@ -255,8 +255,8 @@ class SqliteStore:
     def expired(self, now: int, limit: int, done: Callable[[list[Expired]], None], after: Expired = (0, 0)) -> None:
         self._ask(partial(reading.expired, now=now, limit=limit, after=after), done)
 
-    def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
-        self._ask(partial(reading.parked, limit=limit), done)
+    def parked(self, now: int, limit: int, size: int, done: Callable[[tuple[list[Park], int]], None]) -> None:
+        self._ask(partial(reading.parked, now=now, limit=limit, size=size), done)
 
     def _ask(self, read: Callable[[apsw.Connection], object], done: Callable[..., None]) -> None:
         if self._reader is not None and not self._over:

@@ -31,7 +31,7 @@ Row = tuple[int, bytes, int]
 class MemoryStore:
     """Commits when `commit` is called, which is `soon` after each write if that is given. With `answers_wait`, what is
     read is told when `answer` is called. `room` is how many bytes still fit, None for any number. `fetched`
-    are the bytes of each answer to `fetch`."""
+    are the bytes of each answer to `fetch` and `parked`."""
 
     def __init__(self, soon: Callable[[Callable[[], None]], object] | None = None) -> None:
         self._soon = soon
@@ -137,9 +137,15 @@ class MemoryStore:
         chosen = [each for each in found if each > after][:limit]
         self._answer(lambda: done(chosen))
 
-    def parked(self, limit: int, done: Callable[[list[Park]], None]) -> None:
-        found = sorted(self.park.values(), key=lambda each: each.due)[:limit]
-        self._answer(lambda: done(found))
+    def parked(self, now: int, limit: int, size: int, done: Callable[[tuple[list[Park], int]], None]) -> None:
+        parked = sorted(self.park.values(), key=lambda each: (each.due, each.id))
+        found: list[Park] = []
+        for each in parked[:limit]:
+            if each.due <= now and (not found or sum(len(other.frame) for other in found) < size):
+                found.append(each)
+        self.fetched.append(sum(len(each.frame) for each in found))
+        others = [each.due for each in parked if each not in found]
+        self._answer(lambda: done((found, min(others, default=0))))
 
     def _answer(self, answer: Callable[[], None]) -> None:
         if self.answers_wait:

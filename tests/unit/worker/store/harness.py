@@ -109,8 +109,8 @@ class Opened(AbstractAsyncContextManager["Opened"]):
         found: list[Expired] = await self._answer(lambda done: self.store.expired(now, limit, done, after))
         return [key for _, key in found]
 
-    async def parked(self, limit: int = 1000) -> list[Park]:
-        found: list[Park] = await self._answer(self.store.parked, limit)
+    async def parked(self, now: int = (1 << 63) - 1, limit: int = 1000, size: int = 1 << 30) -> tuple[list[Park], int]:
+        found: tuple[list[Park], int] = await self._answer(self.store.parked, now, limit, size)
         return found
 
     async def reopened(self) -> Self:

@@ -38,7 +38,8 @@ def test_a_new_store_is_empty(opened: Open) -> None:
     async def main() -> None:
         async with opened() as s:
             assert s.recovered == Recovered([], {}, [], [], {}, 1)
-            assert await s.page() == await s.fetch([key(1)]) == await s.expired(1 << 60) == await s.parked() == []
+            assert await s.page() == await s.fetch([key(1)]) == await s.expired(1 << 60) == []
+            assert await s.parked() == ([], 0)
 
     run(main)
 
@@ -71,7 +72,7 @@ def test_what_was_stored_is_there_after_opening_again(opened: Open) -> None:
             assert await again.page() == [
                 (number, frame, 3 if number == key(2) else 0) for number, frame in zip(keys(1, 6), frames, strict=True)
             ]
-            assert await again.parked() == [Park(4, 9, "/queue/b", b"p\0\xff")]
+            assert await again.parked() == ([Park(4, 9, "/queue/b", b"p\0\xff")], 0)
 
     run(main)
 
@@ -273,30 +274,6 @@ def test_expired_are_those_whose_time_was_up(opened: Open) -> None:
     run(main)
 
 
-def test_many_that_expire_at_once_are_gone_through_by_key(opened: Open) -> None:
-    async def main() -> None:
-        async with opened() as s:
-            await s.write(
-                inserts=[(key(n), b"x") for n in range(1, 8)], changes=[SetExpiry(key(n), 5) for n in range(1, 8)]
-            )
-            found = [await s.expired(5, 3, (5, key(each))) for each in (0, 3, 6, 7)]
-            assert found == [keys(1, 4), keys(4, 7), [key(7)], []]
-
-    run(main)
-
-
-def test_fetched_in_portions(opened: Open) -> None:
-    async def main() -> None:
-        async with opened() as s:
-            await s.write(inserts=[(key(n), b"12345") for n in range(1, 8)])
-            assert [row[0] for row in await s.fetch(keys(1, 9), 12)] == keys(1, 3)
-            # One at the least.
-            assert [row[0] for row in await s.fetch([key(9), key(3), key(4)], 1)] == [key(3)]
-            assert await s.fetch([key(9)], 1) == []
-
-    run(main)
-
-
 def test_what_is_told_of_a_message_goes_with_it(opened: Open) -> None:
     async def main() -> None:
         async with opened() as s:
@@ -405,8 +382,8 @@ def test_parked_messages_come_by_when_they_are_due(opened: Open) -> None:
             await s.write(changes=parks)
             await s.write(changes=[Unpark(3), Unpark(77)])
             expected = sorted((p for p in parks if p.id != 3), key=lambda p: (p.due, p.id))
-            assert await s.parked() == expected
-            assert await s.parked(2) == expected[:2]
+            assert await s.parked() == (expected, 0)
+            assert await s.parked(limit=2) == (expected[:2], expected[2].due)
 
     run(main)
 

@@ -72,7 +72,7 @@ def test_reading_does_not_wait_for_a_commit(sqlite: Open, monkeypatch: pytest.Mo
                 await in_commit(s, reached)
                 assert await s.page() == [(key(5), b"x", 0)] == await s.fetch([key(5), key(1)])
                 assert await s.expired(5) == [key(5)]
-                assert len(await s.parked()) == 1
+                assert len((await s.parked())[0]) == 1
 
     run(main)
 
