@@ -60,7 +60,7 @@ class Contents:
     @property
     def messages(self) -> int:
         """All that it holds: ready, unsettled, resting, spilled."""
-        return self._waiting.count + self.unsettled + len(self._resting.messages) + self._paging.absent
+        return self._waiting.count + self.unsettled + len(self._resting) + self._paging.absent
 
     @property
     def ready(self) -> int:
@@ -79,7 +79,12 @@ class Contents:
     @property
     def resting(self) -> int:
         """Those that wait for the time of their redelivery."""
-        return len(self._resting.messages)
+        return len(self._resting)
+
+    @property
+    def away(self) -> int:
+        """Those among them that are only on disk."""
+        return len(self._resting.away)
 
     @property
     def max_groups(self) -> int:
@@ -97,7 +102,10 @@ class Contents:
         for consumer in self.consumers.values():
             found.extend(consumer.unsettled.values())
         found.sort(key=key_of)
-        return found, self._paging.floor if self._paging.absent else None
+        start = self._paging.floor if self._paging.absent else None
+        if self._resting.away:
+            start = self._resting.lowest if start is None else min(start, self._resting.lowest)
+        return found, start
 
     # --- arrivals
 
@@ -167,8 +175,9 @@ class Contents:
         return out
 
     def _in_memory(self, start: int) -> list[int]:
-        """The keys from `start` on that are in memory."""
-        return [message.key for message in self.snapshot()[0] if message.key >= start]
+        """The keys from `start` on that are in memory, or that no page is to bring there."""
+        found = [message.key for message in self.snapshot()[0] if message.key >= start]
+        return found + [key for key in self._resting.away if key >= start]
 
     # --- pages
 

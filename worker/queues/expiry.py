@@ -90,7 +90,9 @@ class Expiry:
                 owned.queue.expired += found
                 self._owner.departures.expired(unit, owned)
             missing = set(each).difference([message.key for message in found])
-            if missing and owned.queue.spilled:
+            for consumer in owned.queue.consumers.values():
+                missing.difference_update(consumer.unsettled)
+            if missing and (owned.queue.spilled or owned.queue.away):
                 unit.awaited.append(functools.partial(self._expire_stored, owned, sorted(missing)))
 
     def _expire_stored(self, owned: OwnedQueue, keys: list[int], then: Callable[[], None]) -> None:

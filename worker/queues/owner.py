@@ -308,6 +308,8 @@ class Owner:
                 if queue.expired:
                     self.departures.expired(self._leaving, owned)
                 owned.evict(self._leaving)
+                if queue.has_woken:
+                    self.upkeep.bring_back(owned)
                 if queue.spilled and queue.consumers:
                     self._paging[owned] = None
         if not self._leaving.is_idle:

@@ -91,7 +91,9 @@ class Queue(Contents):
         for message in taken:
             message.count = max(message.count, wanted.pop(message.key).count)
         for message in wanted.values():
-            if self._paging.has(message.key):
+            if self._resting.fetch(message.key, message):
+                taken.append(message)
+            elif self._paging.has(message.key):
                 self._paging.take(message.key, len(message.frame))
                 self._high = max(self._high, message.key)
                 taken.append(message)
@@ -209,7 +211,8 @@ class Queue(Contents):
             if wait is None:
                 wait = pause(message.attempts, self.redelivery_delay, self.redelivery_delay_max)
             if wait > 0:
-                self._resting.add(message, now + wait, consumer if others_first else None)
+                away = message.persistent and self._resting_full(len(message.frame))
+                self._resting.add(message, now + wait, consumer if others_first else None, away=away)
             else:
                 at_once.append(message)
                 if others_first:
@@ -224,6 +227,36 @@ class Queue(Contents):
         self._waiting.avoided.update(avoided)
         self._put_back(woken)
         return due
+
+    def _resting_full(self, more: int) -> bool:
+        resting = self._resting
+        return (len(resting.messages) + 1) * 2 > self.window_messages or (resting.size + more) * 2 > self.window_bytes
+
+    @property
+    def has_woken(self) -> bool:
+        """Whether messages have rested long enough that are only on disk, see `rested_wanted`."""
+        return bool(self._resting.woken)
+
+    def rested_wanted(self, *, anyway: bool = False) -> list[int]:
+        """Which of those that rest on disk to ask the store for now, and give to `rested` before the next call: those
+        that have rested long enough, as far as there is room or somebody has credit; with `anyway` the others, too, if
+        there is room."""
+        if anyway:
+            room = not self._resting_full(0)
+        else:
+            count, size = self._waiting.returned_load
+            room = count * 2 <= self.window_messages and size * 2 <= self.window_bytes
+            room = room or self._turns.next(self._turns.rings, ()) is not None
+        if not room:
+            return []
+        return self._resting.ask(max(self.window_messages // 4, 1), self.window_bytes // 4, anyway=anyway)
+
+    def rested(self, messages: list[Message]) -> None:
+        """What the store had of those that `rested_wanted` asked for."""
+        woken, avoided, lost = self._resting.read(messages)
+        self.bytes -= lost
+        self._waiting.avoided.update(avoided)
+        self._put_back(woken)
 
     def take_head(self, count: int) -> list[Message]:
         """Take out some of what waits in memory, to make room: the lowest priority first, of that the oldest."""

@@ -56,6 +56,8 @@ class Requeueing:
                 self._move(owned, chosen, lambda error: _answer(owned, len(chosen), reply, error))
             elif owned.queue.spilled and _has_room(owned.queue):
                 self._owner.page_in(owned, lambda: work(owned))
+            elif self._owner.upkeep.bring_back(owned, lambda: work(owned), anyway=True):
+                return
             else:
                 _answer(owned, 0, reply, None, why=_left_because(stays))
 
@@ -69,6 +71,8 @@ class Requeueing:
             messages = owned.queue.purge()
             if not messages and owned.queue.spilled:
                 self._owner.page_in(owned, lambda: work(owned))
+                return
+            if not messages and self._owner.upkeep.bring_back(owned, lambda: work(owned), anyway=True):
                 return
             owned.remove(unit, messages)
             self._owner.write(unit, lambda error: _answer(owned, len(messages), reply, error))

@@ -3,6 +3,7 @@ uses; idempotency keys that nobody will repeat."""
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class Upkeep:
         # The earliest entry of each queue; others of it are void.
         self._rests: dict[OwnedQueue, int] = {}
         self._entries = 0
+        # What to call when what was asked for is there, by queue.
+        self._bringing: dict[OwnedQueue, list[Callable[[], None]]] = {}
         self._parked_due = 0
         self._reading = False
         self._unparking = 0
@@ -57,6 +60,28 @@ class Upkeep:
             self._entries += 1
             heapq.heappush(self._resting, (until, self._entries, owned))
             self._wake_at(until)
+
+    def bring_back(self, owned: OwnedQueue, then: Callable[[], None] | None = None, *, anyway: bool = False) -> bool:
+        """Have read what has rested on disk long enough, with `anyway` the rest of it, too, and call `then`. False if
+        there is no room for it, or nothing."""
+        waiting = self._bringing.get(owned)
+        if waiting is None:
+            keys = owned.queue.rested_wanted(anyway=anyway)
+            if not keys:
+                return False
+            waiting = self._bringing[owned] = []
+            self._store.fetch(keys, functools.partial(self._brought_back, owned))
+        if then is not None:
+            waiting.append(then)
+        return True
+
+    def _brought_back(self, owned: OwnedQueue, rows: list[tuple[int, bytes, int]]) -> None:
+        waiting = self._bringing.pop(owned)
+        owned.queue.rested([owned.stored(*row) for row in rows])
+        self._owner.touch(owned)
+        self._owner.flush()
+        for then in waiting:
+            then()
 
     def written(self, unit: Unit) -> None:
         """The store has `unit`, or refused it."""

@@ -64,6 +64,11 @@ class Waiting:
         """How many of them the window is to bound, of how many bytes."""
         return self.count - len(self.returned), self.size - self._returned_size
 
+    @property
+    def returned_load(self) -> tuple[int, int]:
+        """The same of the others."""
+        return len(self.returned), self._returned_size
+
     # --- in and out
 
     def add(self, messages: list[Message], size: int) -> None:

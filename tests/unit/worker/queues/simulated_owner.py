@@ -325,14 +325,22 @@ class SimulatedOwner:
         in_memory, start = queue.snapshot()
         keys = [message.key for message in in_memory]
         assert keys == sorted(set(keys)), "twice in memory"
-        assert queue.ready == len(keys) - queue.unsettled - queue.resting
-        assert queue.spilled == len(self.alive) - len(keys)
+        assert queue.ready == len(keys) - queue.unsettled - queue.resting + queue.away
+        assert queue.spilled + queue.away == len(self.alive) - len(keys)
         for key in self.alive.keys() - set(keys):
             assert start is not None
             assert start <= key
         waiting = [self.alive[key] for key in keys if self.alive[key].holder is None and self.alive[key].count == 0]
         window = queue.window_messages
         assert len(waiting) <= 2 * window + max(window // 8, 1), "memory"
+
+    def read_rested(self) -> bool:
+        if not self.queue.has_woken or self.gathering or self.stored < len(self.written):
+            # An owner delivers only what is on disk.
+            return False
+        keys = self.queue.rested_wanted()
+        self.queue.rested([self._read(key, *self.disk[key]) for key in keys])
+        return bool(keys)
 
     def settle_down(self) -> None:
         """Until nothing happens any more: nobody with credit misses what is there."""
@@ -344,6 +352,7 @@ class SimulatedOwner:
             busy |= self.end_turn()
             busy |= self.read_page()
             busy |= self.page_arrives()
+            busy |= self.read_rested()
             self.check_counters()
             if not busy and self.stored == len(self.written):
                 break

@@ -116,6 +116,10 @@ class QueueMachine(RuleBasedStateMachine):
         self.owner.page_arrives()
 
     @rule()
+    def read_rested(self) -> None:
+        self.owner.read_rested()
+
+    @rule()
     def settle_down(self) -> None:
         self.owner.settle_down()
 
@@ -125,7 +129,7 @@ class QueueMachine(RuleBasedStateMachine):
         waiting = [m.key for m in in_memory if self.owner.alive[m.key].holder is None]
         taken = self.owner.queue.take_head(count)
         assert all(self.owner.alive[each.key].holder is None for each in taken)
-        assert len(taken) == min(count, len(waiting) - self.owner.queue.resting)
+        assert len(taken) == min(count, len(waiting) - self.owner.queue.resting + self.owner.queue.away)
         self.owner.left(taken)
 
     @precondition(lambda self: self.owner.alive)
