@@ -109,7 +109,8 @@ class Destination(Section):
         default=100,
         description="Messages a consumer with `ack:client` or `client-individual` may hold unacknowledged before it"
         " gets more, unless its SUBSCRIBE says otherwise (`prefetch-count`). Enough to keep a fast consumer busy over"
-        " a network; 1 shares slow work most evenly. At most `limits.unacknowledged`.",
+        " a network; 1 shares slow work most evenly. At most `limits.unacknowledged`. Consumers that ask for more than"
+        " this get more only while they hold less than 8 MiB.",
     )
     redelivery_limit: Annotated[int, Count(0, 10_000, "redeliveries"), HOT] = Field(
         default=20,

@@ -12,12 +12,14 @@ class Consumer:
     """Consumer `id` of the worker in `slot`, unique together. At most `prefetch` messages are unsettled at once;
     `credit` is how many more it may have now, below 0 where it came to hold more. `exclusive` asks for everything
     the queue has. What is dispatched to one that is `instant` is settled by that. One that is `paced` does not
-    acknowledge: its prefetch is the broker's own matter. `unsettled` is in the order of delivery, by key.
+    acknowledge: its prefetch is the broker's own matter. `asked` is the prefetch it came with; it has less
+    while it holds too many bytes. `unsettled` is in the order of delivery, by key.
 
     Everything but `slot` and `id` is changed by its queue only.
     """
 
     __slots__ = (
+        "asked",
         "credit",
         "eligible",
         "exclusive",
@@ -44,6 +46,7 @@ class Consumer:
     ) -> None:
         self.slot = slot
         self.id = id
+        self.asked = prefetch
         self.prefetch = prefetch
         self.credit = prefetch
         self.selector = selector

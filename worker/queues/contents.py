@@ -87,6 +87,12 @@ class Contents:
         return len(self._resting.away)
 
     @property
+    def held_bytes(self) -> int:
+        """Those of what consumers hold."""
+        resting, paging = self._resting, self._paging
+        return self.bytes - self._waiting.size - resting.size - resting.away_size - paging.size - paging.passed_size
+
+    @property
     def max_groups(self) -> int:
         return self._waiting.groups.most
 

@@ -33,7 +33,7 @@ from worker.queues.letters import (
 )
 from worker.queues.marks import Marks, source_of
 from worker.queues.owned import OwnedQueue
-from worker.queues.pacing import pace
+from worker.queues.pacing import bound, pace
 from worker.queues.paging import Page
 from worker.queues.policy import Policies
 from worker.queues.registry import Registry
@@ -302,6 +302,8 @@ class Owner:
                     deliver(consumer, messages)
                     if consumer.paced:
                         pace(queue, consumer, messages)
+                    elif consumer.asked > owned.policy.prefetch:
+                        bound(queue, consumer, owned.policy.prefetch)
                     if instant:
                         owned.remove(self._leaving, messages)
                         self.eased(owned)

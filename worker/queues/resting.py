@@ -24,17 +24,19 @@ class _Away(NamedTuple):
 
 
 class Resting:
-    """Messages by key, each with the time it is due (ms). `size` are the bytes of those in memory. `avoided` are the
+    """Messages by key, each with the time it is due (ms). `size` and `away_size` are the bytes of those
+    in memory and of those away. `avoided` are the
     consumers that are to get them only while nobody else may. Of those that are `away`, no key is below `lowest`, and
     the `woken` have rested long enough and only need to be read."""
 
-    __slots__ = ("_asked", "_due", "avoided", "away", "lowest", "messages", "size", "woken")
+    __slots__ = ("_asked", "_due", "avoided", "away", "away_size", "lowest", "messages", "size", "woken")
 
     def __init__(self) -> None:
         self.messages: dict[int, Message] = {}
         self.size = 0
         self.avoided: dict[int, Consumer] = {}
         self.away: dict[int, _Away] = {}
+        self.away_size = 0
         self.lowest = 0
         self.woken: set[int] = set()
         self._due: list[tuple[int, int]] = []
@@ -49,6 +51,7 @@ class Resting:
         if away:
             self.lowest = min(self.lowest, key) if self.away else key
             self.away[key] = _Away(message.count, message.forgiven, size)
+            self.away_size += size
         else:
             self.messages[key] = message
             self.size += size
@@ -121,6 +124,7 @@ class Resting:
         away = self.away.pop(key, None)
         if away is None:
             return False
+        self.away_size -= away.size
         has_woken = key in self.woken
         self.woken.discard(key)
         if message is None:

@@ -319,6 +319,7 @@ class SimulatedOwner:
         assert queue.messages == len(self.alive)
         assert queue.bytes == sum(sent.size for sent in self.alive.values())
         assert queue.unsettled == len(held) == sum(len(each.unsettled) for each in self.consumers)
+        assert queue.held_bytes == sum(sent.size for sent in held)
         for consumer in self.consumers:
             assert consumer.credit == consumer.prefetch - len(consumer.unsettled)
             assert all(self.alive[key].holder is consumer for key in consumer.unsettled)
