@@ -23,6 +23,9 @@ _AT_ONCE = 1000
 _BYTES_AT_ONCE = 4 << 20
 """Of those that are only on disk: their frames are needed, for the dead letter queue or the books."""
 
+_PATIENCE = 10_000
+"""Milliseconds after which a sweep that waits for the disk is begun anew, without the queues that cannot be read."""
+
 
 class Expiry:
     """The store tells of what it has. What is in memory alone is looked for in the queues that have such messages."""
@@ -31,6 +34,10 @@ class Expiry:
         self._owner = owner
         self._store = store
         self._sweeping = False
+        self._moved_at = 0
+        self._number = 0
+        # Queues whose messages are being read.
+        self._reading: set[OwnedQueue] = set()
         self._fleeting: set[OwnedQueue] = set()
 
     def watch(self, owned: OwnedQueue) -> None:
@@ -41,9 +48,14 @@ class Expiry:
         """Take out all whose time is up by `now`."""
         for owned in [each for each in self._fleeting if each.fleeting <= now]:
             self._sweep_memory(owned, now)
-        if not self._sweeping:
+        if not self._sweeping or self._moved_at + _PATIENCE <= now:
             self._sweeping = True
-            self._store.expired(now, _AT_ONCE, self._found)
+            self._number += 1
+            self._ask(now, (0, 0))
+
+    def _ask(self, now: int, after: Expired) -> None:
+        self._moved_at = now
+        self._store.expired(now, _AT_ONCE, functools.partial(self._found, self._number), after)
 
     def _sweep_memory(self, owned: OwnedQueue, now: int) -> None:
         if self._owner.registry.by_number(owned.number) is not owned:
@@ -60,14 +72,16 @@ class Expiry:
         if not owned.fleeting:
             self._fleeting.discard(owned)
 
-    def _found(self, found: list[Expired]) -> None:
+    def _found(self, sweep: int, found: list[Expired]) -> None:
         unit = Work(must=True)
         self._expire(unit, [key for _, key in found])
 
         def expired() -> None:
             # Not before: what the store still has is found again.
+            if sweep != self._number:
+                return
             if len(found) == _AT_ONCE:
-                self._store.expired(self._owner.now(), _AT_ONCE, self._found, found[-1])
+                self._ask(self._owner.now(), found[-1])
             else:
                 self._sweeping = False
 
@@ -82,7 +96,7 @@ class Expiry:
         by_queue: dict[OwnedQueue, list[int]] = {}
         for key in keys:
             owned = self._owner.registry.by_number(queue_number(key))
-            if owned is not None and not owned.is_pending(key):
+            if owned is not None and owned not in self._reading and not owned.is_pending(key):
                 by_queue.setdefault(owned, []).append(key)
         for owned, each in by_queue.items():
             found = discard_waiting(owned.queue, each)
@@ -99,6 +113,7 @@ class Expiry:
         """The same for what is only on disk, a portion after the other."""
 
         def fetched(rows: list[tuple[int, bytes, int]]) -> None:
+            self._reading.discard(owned)
             if not rows or self._owner.registry.by_number(owned.number) is not owned:
                 then()
                 return
@@ -110,4 +125,5 @@ class Expiry:
                 unit.awaited.append(functools.partial(self._expire_stored, owned, later))
             self._owner.write(unit, lambda error: then())
 
+        self._reading.add(owned)
         self._store.fetch(keys, fetched, _BYTES_AT_ONCE)

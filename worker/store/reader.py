@@ -6,10 +6,13 @@ interpreter lock.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Thread
 from typing import Final
@@ -73,7 +76,9 @@ class Request:
 
 
 class Reader:
-    """Answers what is `ask`ed until `stop`, in order. `answered` and `ended` are called in the reader's thread."""
+    """Answers what is `ask`ed until `stop`, in order, but for what cannot be read: that is tried again every
+    `retry_interval` seconds, and nothing else waits for it, for a damaged page is one queue's. `answered` and `ended`
+    are called in the reader's thread."""
 
     def __init__(
         self,
@@ -89,6 +94,9 @@ class Reader:
         self._ended = ended
         self._retry_interval = retry_interval
         self._queue: SimpleQueue[Request | None] = SimpleQueue()
+        # What failed, with when it is tried again (seconds of the monotonic clock).
+        self._failed: deque[tuple[float, Request]] = deque()
+        self._told = -retry_interval
         self._stopping = Flag()
         self._thread = Thread(target=self._run, name="store-reader", daemon=True)
 
@@ -108,23 +116,38 @@ class Reader:
     def _run(self) -> None:
         completed = False
         try:
-            while (request := self._queue.get()) is not None and not self._stopping.is_set():
+            while (request := self._next()) is not None and not self._stopping.is_set():
                 self._answer(request)
             completed = True
         finally:
             self._ended(None if completed else sys.exception())
 
+    def _next(self) -> Request | None:
+        """What was asked first, or failed long enough ago; None at the end."""
+        while self._failed:
+            wait = self._failed[0][0] - time.monotonic()
+            if wait <= 0:
+                return self._failed.popleft()[1]
+            with contextlib.suppress(Empty):
+                return self._queue.get(timeout=wait)
+        return self._queue.get()
+
     def _answer(self, request: Request) -> None:
-        while not self._stopping.is_set():
-            try:
-                request.result = request.read(self._connection)
-            except apsw.Error as error:
-                if not self._stopping.is_set():
-                    self._log.error(Event.STORE_FAILING, reason=str(failure(self._connection, error)), reading=True)
-                    self._stopping.wait(self._retry_interval)
-                continue
-            self._answered(request)
+        try:
+            request.result = request.read(self._connection)
+        except apsw.Error as error:
+            if not self._stopping.is_set():
+                self._fail(request, error)
             return
+        self._answered(request)
+
+    def _fail(self, request: Request, error: apsw.Error) -> None:
+        now = time.monotonic()
+        if now - self._told >= self._retry_interval:
+            # A whole disk that fails is told of once for all that is asked of it.
+            self._told = now
+            self._log.error(Event.STORE_FAILING, reason=str(failure(self._connection, error)), reading=True)
+        self._failed.append((now + self._retry_interval, request))
 
 
 def page(connection: apsw.Connection, after: int, before: int, count: int, size: int) -> list[Row]:

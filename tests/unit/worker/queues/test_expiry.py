@@ -72,6 +72,23 @@ def test_what_is_in_memory_alone_and_was_held_meanwhile() -> None:
     assert not lone.queue_is_used("/queue/q")
 
 
+def test_although_another_queue_cannot_be_read() -> None:
+    """A damaged page is tried again for ever."""
+    lone = LoneOwner(queue={"window_messages": 16})
+    sent(lone, "/queue/damaged", 40)
+    fetch = lone.store.fetch
+    lone.store.fetch = lambda keys, done, size=None: None  # type: ignore[method-assign]
+    lone.wake(1000)
+    lone.settled()
+    lone.store.fetch = fetch  # type: ignore[method-assign]
+    sent(lone, "/queue/other", 40)
+    for _ in range(12):
+        lone.wake(1000)
+        lone.settled()
+    assert not lone.queue_is_used("/queue/other")
+    assert lone.queue_is_used("/queue/damaged")
+
+
 @pytest.mark.parametrize("expired", ["drop", "dead-letter"])
 def test_long_ones_are_not_all_in_memory_at_once(expired: str) -> None:
     size = 1 << 20

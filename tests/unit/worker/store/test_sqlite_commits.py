@@ -290,27 +290,6 @@ def test_the_end_of_the_reader_is_never_silent(sqlite: Open, monkeypatch: pytest
     run(main)
 
 
-def test_a_failed_read_is_tried_again(sqlite: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    from worker.store import reader
-
-    async def main() -> None:
-        faults = [apsw.IOError("injected"), apsw.CorruptError("injected")]
-        original = reader.page
-
-        def fail_first(*arguments: Any, **options: Any) -> Any:
-            if faults:
-                raise faults.pop()
-            return original(*arguments, **options)
-
-        monkeypatch.setattr(reader, "page", fail_first)
-        async with sqlite(retry_interval=0.0) as s:
-            await s.write(inserts=[(key(1), b"x")])
-            assert await s.page() == [(key(1), b"x", 0)]
-            assert events(s).count("store.failing") == 2
-
-    run(main)
-
-
 # --- room
 
 
