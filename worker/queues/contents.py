@@ -6,12 +6,12 @@ from bisect import bisect_right
 from operator import attrgetter
 
 from worker.queues.consumer import Consumer
-from worker.queues.lane import key_of, total_size
+from worker.queues.lane import key_of, made_persistent, total_size
 from worker.queues.message import Message
 from worker.queues.paging import Page, Paging
 from worker.queues.resting import Resting
 from worker.queues.turns import Turns
-from worker.queues.waiting import Waiting, made_persistent
+from worker.queues.waiting import Waiting
 
 __all__ = ["Contents"]
 

@@ -14,7 +14,17 @@ from common.selector import Selector
 from worker.queues.consumer import Consumer
 from worker.queues.message import COUNTER_BITS, Message
 
-__all__ = ["Lane", "SideLane", "frame_of", "headers_of", "key_of", "merge", "take_least", "total_size"]
+__all__ = [
+    "Lane",
+    "SideLane",
+    "frame_of",
+    "headers_of",
+    "key_of",
+    "made_persistent",
+    "merge",
+    "take_least",
+    "total_size",
+]
 
 Lane = deque[Message]
 
@@ -26,13 +36,13 @@ _FEW = 16
 
 class SideLane:
     """What waits for consumers with one of `selectors`, for nobody where there are none; `keeper` if only for that
-    one, because its groups stick to it; `avoided` if for anyone else.
+    one, because its groups stick to it.
 
     From the key `cut` on, what belongs here was dropped from memory and is only on disk, see `Waiting.make_room`; if
     nothing was, that is `end`, which is beyond all keys.
     """
 
-    __slots__ = ("avoided", "cut", "end", "keeper", "messages", "selectors")
+    __slots__ = ("cut", "end", "keeper", "messages", "selectors")
 
     def __init__(
         self,
@@ -40,14 +50,12 @@ class SideLane:
         end: int,
         *,
         keeper: Consumer | None = None,
-        avoided: Consumer | None = None,
     ) -> None:
         self.messages: Lane = deque()
         self.selectors = selectors
         self.end = end
         self.cut = end
         self.keeper = keeper
-        self.avoided = avoided
 
     @property
     def is_cut(self) -> bool:
@@ -86,6 +94,14 @@ def take_least(lane: Lane, count: int) -> list[Message]:
         out += [lane.popleft() for _ in range(min(count - len(out), len(lane) - start))]
         lane.rotate(start)
     return out
+
+
+def made_persistent(messages: list[Message]) -> list[Message]:
+    """Those that were not persistent; they are now."""
+    left = [message for message in messages if not message.persistent]
+    for message in left:
+        message.persistent = True
+    return left
 
 
 def headers_of(frame: bytes) -> dict[str, str]:

@@ -203,7 +203,7 @@ class Queue(Contents):
     ) -> list[Message]:
         """The consumer refused these: they are to be delivered again, in their place, after `delay` ms; by default at
         once the first time, then after a pause that doubles. With `others_first` this consumer gets them again only
-        while nobody else may. Returns what was delivered too often and is not in the queue any more."""
+        while nobody else has credit. Returns what was delivered too often and is not in the queue any more."""
         dead, back = self._sort_out(self._withdraw(consumer, keys))
         at_once = []
         for message in back:

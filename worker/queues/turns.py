@@ -115,8 +115,3 @@ class Turns:
             ring.remove(consumer)
             ring.append(consumer)
         consumer.turn = self._served = self._served + 1
-
-    def others(self, selectors: Iterable[Selector | None], consumer: Consumer) -> bool:
-        """Whether anyone but `consumer`, one of these, may be given what `selectors` select, with credit or without."""
-        count = sum(self.members.get(selector, 0) for selector in selectors)
-        return count > (consumer.selector in selectors)

@@ -2,8 +2,8 @@
 
 Where nobody has a selector and no message a group, all wait in one lane, `main`. Otherwise messages move on from there
 to side lanes: with selectors, each message is looked at once and waits with those that the same selectors take; what
-belongs to a group waits apart when its consumer has no credit, as does what a consumer refused and others are to get.
-So a message that cannot go now costs nothing until it can.
+belongs to a group waits apart when its consumer has no credit. So a message that cannot go now costs nothing until it
+can.
 
 When the window is full of messages whose consumers have no credit, or that nobody wants, `make_room` drops the last of
 them from memory, so that others get to what is behind them; `refill` brings them back from pages. The order of a lane
@@ -18,14 +18,14 @@ from heapq import heapify, heappop, heappush
 from common.selector import Selector
 from worker.queues.consumer import Consumer
 from worker.queues.groups import Groups
-from worker.queues.lane import Lane, SideLane, headers_of, key_of, merge, take_least, total_size
+from worker.queues.lane import Lane, SideLane, headers_of, key_of, made_persistent, merge, take_least, total_size
 from worker.queues.message import Message
 from worker.queues.paging import Paging
 from worker.queues.turns import Turns
 
-__all__ = ["Waiting", "made_persistent"]
+__all__ = ["Waiting"]
 
-_Name = tuple[tuple[Selector | None, ...] | None, Consumer | None, Consumer | None]
+_Name = tuple[tuple[Selector | None, ...] | None, Consumer | None]
 _Horizons = dict[Selector | Consumer | None, int]
 
 
@@ -154,12 +154,12 @@ class Waiting:
             merge(self.main, list(side.messages))
 
     def regroup(self, gone: Consumer | None = None) -> bool:
-        """Other consumers are here than before, or one is `gone`, but the selectors are the same: what waited for one,
-        or for all but one, is looked at anew. False if all has to be, see `gather`."""
+        """Other consumers are here than before, or one is `gone`, but the selectors are the same: what waited for that
+        one is looked at anew. False if all has to be, see `gather`."""
         if any(side.keeper is gone and side.is_cut for side in self._sides.values() if side.keeper):
             return False
         for name, side in list(self._sides.items()):
-            if side.avoided is not None or (side.keeper is not None and side.keeper is gone):
+            if side.keeper is not None and side.keeper is gone:
                 del self._sides[name]
                 merge(self.main, list(side.messages))
         return True
@@ -248,12 +248,11 @@ class Waiting:
         self,
         selectors: tuple[Selector | None, ...],
         keeper: Consumer | None = None,
-        avoided: Consumer | None = None,
     ) -> SideLane:
-        name = (selectors if keeper is None else None, keeper, avoided)
+        name = (selectors if keeper is None else None, keeper)
         side = self._sides.get(name)
         if side is None:
-            side = self._sides[name] = SideLane(selectors, self._paging.end, keeper=keeper, avoided=avoided)
+            side = self._sides[name] = SideLane(selectors, self._paging.end, keeper=keeper)
         return side
 
     def _set_aside(self, side: SideLane, message: Message) -> bool:
@@ -275,24 +274,26 @@ class Waiting:
             if self._may(keeper, key, horizons):
                 return keeper, None
             return None, self._side(lane.selectors, keeper)
-        avoided = self.avoided.get(key) if lane.avoided is None else None
-        if avoided is not None and avoided.eligible and self._turns.others(lane.selectors, avoided):
-            return None, self._side(lane.selectors, avoided=avoided)
-        consumer = self._next(lane, key, horizons)
+        consumer = self._next(lane, key, horizons, self.avoided.get(key))
         if consumer is not None:
             self._turns.served(consumer)
             if group:
                 self.groups.bind(group, consumer)
         return consumer, None
 
-    def _next(self, lane: SideLane, key: int, horizons: _Horizons) -> Consumer | None:
-        """Whose turn it is."""
+    def _next(self, lane: SideLane, key: int, horizons: _Horizons, avoided: Consumer | None = None) -> Consumer | None:
+        """Whose turn it is; that of who is `avoided` only if nobody else has credit, for others may never have it
+        again."""
         selectors: Iterable[Selector | None] = lane.selectors
-        barred = [] if lane.avoided is None else [lane.avoided]
+        barred: list[Consumer] = []
         if horizons:
             # What is only on disk comes first for them.
             selectors = [selector for selector in selectors if horizons.get(selector, key + 1) > key]
             barred += [each for each, cut in horizons.items() if cut <= key and isinstance(each, Consumer)]
+        if avoided is not None:
+            other = self._turns.next(selectors, [*barred, avoided])
+            if other is not None:
+                return other
         return self._turns.next(selectors, barred)
 
     def _may(self, consumer: Consumer, key: int, horizons: _Horizons) -> bool:
@@ -341,7 +342,7 @@ class Waiting:
         """Drop messages that nobody here can have now, until about `count` of `size` bytes are left. Returns the
         lowest key dropped, None if none may be."""
         lowest = self._paging.end
-        sides = [side for side in self._sides.values() if side.avoided is None and side.messages]
+        sides = [side for side in self._sides.values() if side.messages]
         nobodys = [side for side in sides if not side.selectors]
         for side in nobodys:
             lowest = min(lowest, self._cut(side, 0, 0))
@@ -410,20 +411,12 @@ class Waiting:
         selectors = self._wanted_by(message) if self._turns.selecting else (None,)
         keeper = self.groups.keeper(message.group, selectors) if message.group else None
         if keeper is not None:
-            own = self._sides.get((None, keeper, None))
+            own = self._sides.get((None, keeper))
             if own is not None and message.key >= own.cut:
                 return own
-        return self._sides.get((selectors, None, None))
+        return self._sides.get((selectors, None))
 
     @property
     def cut(self) -> bool:
         """Whether anything that was passed over belongs to a lane."""
         return any(side.is_cut for side in self._sides.values())
-
-
-def made_persistent(messages: list[Message]) -> list[Message]:
-    """Those that were not persistent; they are now."""
-    left = [message for message in messages if not message.persistent]
-    for message in left:
-        message.persistent = True
-    return left

@@ -185,9 +185,7 @@ class SimulatedOwner:
         """Who may be given this message, with credit or without."""
         takers = [each for each in self.eligible() if self.wants(each, sent)]
         bound = self.bound.get(sent.group) if sent.group else None
-        if bound in takers:
-            return [bound]
-        return [each for each in takers if each is not sent.avoids] or takers
+        return [bound] if bound in takers else takers
 
     def dispatch(self) -> None:
         before = {each.id: each.credit for each in self.consumers}
@@ -216,6 +214,9 @@ class SimulatedOwner:
         assert sent.due <= self.now, "delivered while it rests"
         assert not 0 < sent.expires <= self.now, "delivered after its time"
         assert consumer in self.takers(sent), "delivered to the wrong one"
+        if consumer is sent.avoids and not self.queue.spilled:
+            others = [each for each in self.takers(sent) if each is not consumer and each.credit > 0]
+            assert not others, "delivered to who refused it"
         assert message.frame == sent.message.frame
         assert message.count == sent.count + 1
         sent.count += 1

@@ -70,28 +70,47 @@ def test_a_refused_message_goes_before_the_others() -> None:
 
 
 @pytest.mark.parametrize("delay", [0, 10])
-def test_a_refused_message_goes_to_another_consumer_even_if_it_has_to_wait(delay: int) -> None:
+@pytest.mark.parametrize("selector", [None, "colour = 'red'"])
+def test_a_refused_message_goes_to_another_consumer_that_has_room(delay: int, selector: str | None) -> None:
     one = queue()
-    first, second = consumer(one, 1, 10), consumer(one, 2, 1)
+    first, second = consumer(one, 1, 10, selector), consumer(one, 2, 2, selector)
+    one.extend(messages(1, 4))
+    assert dispatched(one) == {1: [1, 3], 2: [2, 4]}
+    one.settle(second, [key(2), key(4)])
+    one.extend(messages(5, 5))
+    assert dispatched(one) == {1: [5]}
+    one.give_back(first, [key(1), key(3)], NOW, delay=delay)
+    one.wake(NOW + delay)
+    one.extend(messages(6, 6))
+    assert dispatched(one) == {1: [6], 2: [1, 3]}
+
+
+@pytest.mark.parametrize("delay", [0, 10])
+@pytest.mark.parametrize("selector", [None, "colour = 'red'"])
+def test_a_refused_message_does_not_wait_for_a_consumer_without_room(delay: int, selector: str | None) -> None:
+    """That one may hang, and never settle anything."""
+    one = queue()
+    first = consumer(one, 1, 10, selector)
+    consumer(one, 2, 1, selector)
     one.extend(messages(1, 3))
     assert dispatched(one) == {1: [1, 3], 2: [2]}
     one.give_back(first, [key(1)], NOW, delay=delay)
     one.wake(NOW + delay)
     one.extend(messages(4, 4))
-    assert dispatched(one) == {1: [4]}
+    assert dispatched(one) == {1: [1, 4]}
+
+
+def test_without_room_anywhere_whoever_has_some_first_gets_what_was_refused() -> None:
+    one = queue()
+    first, second = consumer(one, 1, 1), consumer(one, 2, 1)
+    one.extend(messages(1, 3))
+    assert dispatched(one) == {1: [1], 2: [2]}
+    one.give_back(first, [key(1)], NOW, delay=10)
+    assert dispatched(one) == {1: [3]}
+    one.wake(NOW + 10)
+    assert dispatched(one) == {}
     one.settle(second, [key(2)])
     assert dispatched(one) == {2: [1]}
-
-
-def test_a_refused_message_comes_back_when_the_others_go() -> None:
-    one = queue()
-    first, second = consumer(one, 1), consumer(one, 2, 1)
-    one.extend(messages(1, 2))
-    one.dispatch(NOW)
-    one.give_back(first, [key(1)], NOW)
-    assert dispatched(one) == {}
-    one.detach(second, NOW)
-    assert dispatched(one) == {1: [1, 2]}
 
 
 def test_without_others_first_the_turn_decides() -> None:
