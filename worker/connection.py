@@ -18,6 +18,7 @@ from common.negotiation import HeartBeat, Version
 from common.refusal import error_frame
 from worker.outbox import NEVER, Outbox
 from worker.receipts import Ticket, hold
+from worker.standstill import LOOK_EVERY, look_at
 from worker.transactions import Transactions
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class Connection(asyncio.Protocol):
         # A bit for each slot: the owners there were handed what this client sent or settled.
         self.owners = 0
         self.dropped = 0
-        self.paused_on: set[bytes] | None = None
+        # Each with since when (seconds of the loop's clock).
+        self.paused_on: dict[bytes, float] | None = None
         self.opened_at = core.now()
         self.deadline = 0.0
         self.due = NEVER
@@ -211,16 +213,18 @@ class Connection(asyncio.Protocol):
 
     def pause(self, destination: bytes) -> None:
         """Stop reading until `resume(destination)`; see `worker.flow`."""
+        now = self.core.now()
         if self.paused_on is None:
-            self.paused_on = set()
+            self.paused_on = {}
             self.transport.pause_reading()
             self.core.journal.paused(self, destination)
-        self.paused_on.add(destination)
+            self.core.deadlines.wake_at(self, now + LOOK_EVERY)
+        self.paused_on.setdefault(destination, now)
 
     def resume(self, destination: bytes) -> None:
         if self.paused_on is None:
             return
-        self.paused_on.discard(destination)
+        self.paused_on.pop(destination, None)
         if not self.paused_on:
             self.paused_on = None
             self.core.journal.resumed(self)
@@ -381,6 +385,8 @@ class Connection(asyncio.Protocol):
                 ),
                 CloseReason.HEART_BEAT_TIMEOUT,
             )
+        elif self.paused_on is not None and not self.deaf:
+            look_at(self, now)
         if self.closing:
             return self.deadline
         if self.next_beat <= now:
@@ -395,7 +401,8 @@ class Connection(asyncio.Protocol):
         else:
             heard_by = self.last_read + self.silence
         stalled = NEVER if self.outbox is None else self.outbox.deadline
-        return min(self.deadline, stalled, self.next_beat, heard_by)
+        looked_at = NEVER if self.paused_on is None or self.deaf else now + LOOK_EVERY
+        return min(self.deadline, stalled, self.next_beat, heard_by, looked_at)
 
     # --- the end
 

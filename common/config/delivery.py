@@ -99,7 +99,8 @@ class Destination(Section):
         default="block",
         description="What happens to messages for a queue that has reached `max_messages` or `max_bytes`. `block`"
         " pauses their senders until there is room, because losing messages is a decision; what they had sent by then"
-        " comes in on top, and their connections are not read, so that ACKs wait, too: consume on another one. `reject`"
+        " comes in on top, and their connections are not read, so that ACKs wait, too: consume on another one"
+        " (who waits for its own ACKs is told so after `outbox.block_timeout`). `reject`"
         " answers what does not fit with an ERROR, for senders that have something better to do than to wait;"
         " `drop-head` makes room by taking out the oldest of the lowest priority that waits, which becomes a dead"
         " letter, for data that is soon outdated. Where a queue is larger than its window (`queue.window_messages`),"

@@ -201,6 +201,54 @@ class TestBlock:
         while consumer.read().body != b"next":
             pass
 
+    def test_a_producer_that_leaves_meanwhile_and_sent_nothing_more(self, site: Site) -> None:
+        """Nothing that is not read tells of its end."""
+        queue = site.queue("full")
+        site.fill(queue, b"0", b"1", b"2")
+        producer = site.producer()
+        producer.publish(queue, b"3")
+        site.broker.wait_event("publisher.paused", session=producer.session)
+        producer.close()
+        site.gone(producer)
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert bodies(consumer.read_many(4)) == [b"0", b"1", b"2", b"3"]
+
+    def test_what_was_sent_by_then_is_taken_all_the_same(self, site: Site) -> None:
+        queue = site.queue("full")
+        site.fill(queue, b"0", b"1", b"2")
+        producer, hasty = site.producer(), site.producer()
+        for each in (hasty, producer):
+            each.publish(queue, b"first")
+            site.broker.wait_event("publisher.paused", session=each.session)
+        hasty.publish(queue, b"second")
+        hasty.close()
+        # By the time that this one is missed, the other one would have been.
+        producer.close()
+        site.gone(producer)
+        consumer = site.consumer()
+        consumer.subscribe(queue)
+        assert sorted(bodies(consumer.read_many(6))) == [b"0", b"1", b"2", b"first", b"first", b"second"]
+
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_a_consumer_that_waits_for_itself_is_told(self, start_broker: StartBroker, workers: int) -> None:
+        queue = queue_owned_by(workers - 1, workers)
+        full = {"pattern": queue, "max_messages": 3}
+        config = {"destination": [full], "outbox": {"block_timeout": "200ms"}}
+        broker = start_broker(workers=workers, config=config, log_level="debug")
+        with connect_on(broker, 0) as wire, connect_on(broker, 0) as bystander, connect_on(broker, 0) as witness:
+            wire.subscribe(queue, ack="client-individual")
+            for each in (bystander, wire):
+                while not broker.events("publisher.paused", session=each.session):
+                    each.publish(queue, b"x")
+                    send(witness, "/queue/other")
+            while (frame := wire.read()).command == "MESSAGE":
+                pass
+            assert frame["error-code"] == "queue-full"
+            assert b"outbox.block_timeout" in frame.body and queue.encode() in frame.body
+            # Who only sends goes on waiting.
+            assert not broker.events("connection.closed", session=bystander.session)
+
 
 class TestDropHead:
     @ALL
