@@ -32,6 +32,10 @@ _FIRST_INHERITED = 3
 _TAKEN_RETRY_FOR = 1.0
 """Seconds to wait for a taken port: the workers of a front that was killed need a moment to let go of it."""
 _TAKEN_RETRY_EVERY = 0.05
+_KEEP_ALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
+"""A host that vanishes without a word, the power of it lost or a firewall's memory of it, is given up after two minutes
+of silence, with what its clients held. Linux would wait for two hours, and few clients agree on heart-beats. No
+TCP_USER_TIMEOUT: it would also end clients that are there and do not read, which is theirs to decide."""
 
 
 class ListenerSettings(Protocol):
@@ -206,10 +210,18 @@ def _new_socket(family: socket.AddressFamily) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
     sock.setblocking(False)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _keep_alive(sock)
     if family == socket.AF_INET6:
         # So that [::] and 0.0.0.0 can both be listened on, on any machine.
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
     return sock
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """For all that it accepts: on Linux they inherit it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEP_ALIVE:
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def inherit_listeners(environment: MutableMapping[str, str], configured: int) -> list[Listener]:
@@ -247,5 +259,6 @@ def _take_over(descriptor: int, index: int) -> Listener:
         )
     sock.setblocking(False)
     sock.set_inheritable(False)
+    _keep_alive(sock)
     host, port = sock.getsockname()[:2]
     return Listener(index, format_address(host, port), (sock,), is_shared=True)

@@ -53,7 +53,8 @@ class Outbox(Section):
     block_timeout: Annotated[float, Duration(0, 600), HOT] = Field(
         default=10.0,
         description="How long publishers are paused for a slow subscriber before it is disconnected"
-        " instead. One stuck client must not stop a topic for good.",
+        " instead. One stuck client must not stop a topic for good. Also how long a client is paused that consumes from"
+        " the full queue it sends to, before it is told that it waits for itself.",
     )
     linger: Annotated[float, Duration(0, 60), HOT] = Field(
         default=2.0,

@@ -68,6 +68,21 @@ def test_every_worker_has_a_socket_of_its_own_on_the_same_port(opened: Open) -> 
     assert listener.address == f"127.0.0.1:{ports.pop()}"
 
 
+def keeps_alive(sock: socket.socket) -> list[int]:
+    options = [socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT]
+    on = sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    return [on, *[sock.getsockopt(socket.IPPROTO_TCP, each) for each in options]]
+
+
+def test_hosts_that_vanish_are_noticed(opened: Open) -> None:
+    """Whoever is accepted inherits that."""
+    (listener,) = opened(Settings(), workers=1)
+    with connect(port_of(listener.sockets[0])):
+        accepted, _ = listener.sockets[0].accept()
+        with accepted:
+            assert keeps_alive(accepted) == [1, 60, 15, 4]
+
+
 def test_the_kernel_spreads_connections_over_the_sockets(opened: Open) -> None:
     (listener,) = opened(Settings(backlog=64))
     with ExitStack() as stack:
@@ -254,6 +269,7 @@ def test_inherited_sockets_are_shared_and_get_the_settings_in_order() -> None:
         assert run_with(*descriptors) == [
             f"{index} 127.0.0.1:{port_of(sock)} True False False" for index, sock in zip((0, 1, 1), socks, strict=True)
         ]
+        assert [keeps_alive(sock) for sock in socks] == [[1, 60, 15, 4]] * 3
 
 
 def test_what_is_no_listening_tcp_socket_is_refused() -> None:
