@@ -14,6 +14,7 @@ from common.client import (
     ConnectionClosed,
     ConnectionLost,
     Disconnected,
+    Ended,
     frames,
 )
 from tests.interop.brokers.rivals import LOGIN, OUTSIDER, PASSCODE, Rival
@@ -137,7 +138,7 @@ def test_heart_beats_keep_the_connection_that_silence_would_end(rival: Rival) ->
                     await mute.receive()
             await client.send(queue())
         await mute.close()
-        assert [type(event) for event in told.events] == [Connected]
+        assert [type(event) for event in told.events] == [Connected, Ended]
 
     running(run)
 
@@ -187,7 +188,7 @@ def test_websocket_of_rabbitmq(rabbitmq: Rival) -> None:
             for body in (b"NUL \0 and \xff", b"large" * 20_000):
                 await client.send(name, body)
                 assert await bodies(client, name, 1) == [body]
-        assert [type(event) for event in told.events] == [Connected]
+        assert [type(event) for event in told.events] == [Connected, Ended]
 
     running(run)
 
