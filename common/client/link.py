@@ -301,6 +301,7 @@ class Link:
             if command == "ERROR":
                 session.fail(BrokerError(frame))
         elif command == "MESSAGE":
+            self._fruitful = True
             subscription = self._find(session, frame)
             if subscription is not None:
                 subscription.take(session, frame)

@@ -41,8 +41,11 @@ class Replay:
                 # It may have been stopped meanwhile.
                 if self._wanted.get(subscription.id) is subscription:
                     self.made.add(subscription)
+                    before = self._unconfirmed.last_id
                     subscription.subscribe(self.session)
-                    self.alone = self._unconfirmed.last_id
+                    # RabbitMQ has some that there is nothing to write for.
+                    if self._unconfirmed.last_id != before:
+                        self.alone = self._unconfirmed.last_id
                 continue
             found = self._unconfirmed.next_again(self._up_to)
             if found is None:

@@ -152,6 +152,30 @@ def test_subscriptions_come_and_go_while_the_one_to_blame_is_looked_for() -> Non
     run(main)
 
 
+def test_what_rabbitmq_subscribes_to_by_itself_is_not_waited_for() -> None:
+    """The queue of replies has no SUBSCRIBE there."""
+
+    async def script(talk: Talk) -> None:
+        await talk.log_in(headers=[("server", "RabbitMQ/3.10.8")])
+        while True:
+            frame = await talk.frame()
+            if frame.get("destination") == "/bad":
+                talk.send("ERROR", [("message", "refused")])
+                await talk.gone()
+                return
+            talk.receipt(frame)
+
+    async def main() -> None:
+        async with serving(script) as fake, client_of(fake) as client:
+            with pytest.raises(TimeoutError):
+                await client.request("/nobody", timeout=0.01)
+            futures = [await client.post(name) for name in ("/bad", "/good")]
+            results = await asyncio.gather(*futures, return_exceptions=True)
+            assert [type(result) for result in results] == [BrokerError, Receipt]
+
+    run(main)
+
+
 def test_closing_while_the_one_to_blame_is_looked_for() -> None:
     async def script(talk: Talk) -> None:
         if talk.number == 0:
