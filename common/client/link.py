@@ -378,11 +378,12 @@ class Link:
                         await self.request(session, frames.disconnect(), OnLoss.DONE)
         finally:
             # Also for those who do not want to wait any more: nothing may stay open.
+            took = self._loop.time() - began
             left = self.unconfirmed.sends
             unknown = self.unconfirmed.unknown + self._lost_at_parting
             await self.stop()
         if left or unknown:
-            text = f"closed after {self._loop.time() - began:.1f} s; SENDs that the broker has not confirmed: {left}"
+            text = f"closed after {took:.1f} s; SENDs that the broker has not confirmed: {left}"
             if unknown:
                 text += f", and without a receipt: {unknown}"
             raise ClientClosed(text if self._parted is None else f"{text}. {self._parted}") from self._parted
