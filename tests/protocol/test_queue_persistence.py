@@ -76,10 +76,9 @@ class TestRestart:
             found = wire.read_many(4)
             assert bodies(found) == [b"0", b"3", b"4", b"5"]
             assert [message["message-id"] for message in found] == [ids[0], *ids[3:]]
-            for message, count in zip(found, (3, 3, 2, 2), strict=True):
-                assert message["redelivered"] == "true"
-                # How often those were delivered that were killed with the broker, nobody wrote down in time.
-                assert how == "killed" or int(message["delivery-count"]) == count
+            for message in found:
+                # What the client or the broker gave back in order counts once only; that it was delivered is known.
+                assert (message["redelivered"], message["delivery-count"]) == ("true", "2")
             wire.subscribe(f"/queue/dlq.{queue.removeprefix('/queue/')}", id="dead")
             dead = wire.read()
             assert (dead.body, dead["dlq-reason"], dead["dlq-count"]) == (b"1", "rejected", "2")
