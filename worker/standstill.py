@@ -47,7 +47,12 @@ def has_ended(transport: asyncio.Transport) -> bool:
     sock = transport.get_extra_info("socket")
     if sock is None or sock.fileno() < 0:
         return False
-    with socket.socket(fileno=os.dup(sock.fileno())) as peer:
+    try:
+        peer = socket.socket(fileno=os.dup(sock.fileno()))
+    except OSError:
+        # As many files are open as may be: at another time, then.
+        return False
+    with peer:
         try:
             return not peer.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:

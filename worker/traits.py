@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from common.codec import escape, unescape
 from common.errors import ErrorCode, StompError
@@ -32,6 +33,9 @@ KEY_BYTES = 256
 """Of an `idempotency-key`."""
 
 
+_KEY_ONCE_AT = 7
+
+
 class Traits(NamedTuple):
     """Times in ms, absolute ones since the epoch; 0 for none. `reply_to` only if it is what the sender calls a
     temporary destination of its own, and until it is written as what others reach it by."""
@@ -49,6 +53,14 @@ class Traits(NamedTuple):
     def pack(self) -> tuple[bool | int | bytes | str | None, ...]:
         """The fields in order, to make it again from."""
         return self
+
+    @classmethod
+    def unpack(cls, packed: Sequence[Any]) -> Traits:
+        """The reverse of `pack`. What the first format of the store keeps of a COMMIT has the idempotency key in it,
+        which is of no use any more: a COMMIT is applied once."""
+        if len(packed) > len(cls._fields):
+            packed = [*packed[:_KEY_ONCE_AT], *packed[_KEY_ONCE_AT + 1 :]]
+        return cls._make(packed)
 
 
 PLAIN = Traits()

@@ -53,7 +53,7 @@ class Arrivals:
             owned = self._registry.find(name, now, must=not limited)
             if owned is None:
                 return self._registry.refusal()
-        traits = None if packed is None else {place: Traits._make(each) for place, each in packed.items()}
+        traits = None if packed is None else {place: Traits.unpack(each) for place, each in packed.items()}
         outcome = DONE
         policy = owned.policy
         bounded = policy.max_messages or policy.max_bytes
@@ -101,7 +101,8 @@ class Arrivals:
                 break
             first = self.seen.find(name, keys[place], now)
             if first is None:
-                # Of all that is stored the key is known: this was a repeat of what was not.
+                # Of all that is stored the key is known, so this was a repeat of what is not. Or the key was forgotten
+                # since: rather stored twice than lost.
                 return Outcome(_FIRST_LOST, place, duplicates or None)
             if first != prefix + message_id(items[place]):
                 duplicates[place] = first

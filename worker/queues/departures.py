@@ -120,7 +120,7 @@ class Departures:
             self.bury(unit, owned, dead, REDELIVERY_LIMIT, reason)
             self._owner.rest(owned)
         else:
-            messages = [] if consumer is None else owned.queue.remove(consumer, keys)
+            messages = [] if consumer is None else owned.queue.settle(consumer, keys)
             self.bury(unit, owned, messages, REJECTED, reason)
             if len(messages) < len(keys):
                 self._elsewhere(

@@ -101,10 +101,6 @@ class Link:
         else:
             done()
 
-    def pending(self) -> list[list[Operation]]:
-        """The operations that are unconfirmed, oldest first."""
-        return [operations for operations, _, _, _ in self._unconfirmed.values()]
-
     def confirmed(self, outcomes: list[tuple[int, list[Any] | None]]) -> None:
         """A CONFIRM came."""
         for sequence, packed in outcomes:

@@ -194,10 +194,6 @@ class Queue(Contents):
             self._lost(messages)
         return messages
 
-    def remove(self, consumer: Consumer, keys: Iterable[int]) -> list[Message]:
-        """The same for messages that the consumer refused for good: what is returned is to be dead-lettered."""
-        return self.settle(consumer, keys)
-
     def give_back(
         self, consumer: Consumer, keys: Iterable[int], now: int, *, delay: int | None = None, others_first: bool = True
     ) -> list[Message]:
@@ -267,16 +263,6 @@ class Queue(Contents):
     def purge(self) -> list[Message]:
         """Take out all that waits or rests in memory. What is spilled is not: page on with `anyway`, and purge."""
         taken = self._waiting.first(self._waiting.count) + self._resting.take(list(self._resting.messages))
-        self._lost(taken)
-        return taken
-
-    def discard(self, keys: Iterable[int]) -> list[Message]:
-        """Take those of `keys` out that are in memory, whoever has them; a consumer gets its credit back."""
-        wanted = set(keys)
-        taken = self._waiting.drop(wanted) + self._resting.take(wanted)
-        for consumer in self.consumers.values():
-            if not wanted.isdisjoint(consumer.unsettled):
-                taken += self._withdraw(consumer, wanted)
         self._lost(taken)
         return taken
 

@@ -352,7 +352,10 @@ def _add(queue: bytes, batch: Batch) -> Operation:
 def _size(operation: Operation) -> int:
     if operation[0] == RETAIN:
         return len(operation[2] or b"")
-    return sum(map(len, operation[3])) if operation[0] == ADD else 9
+    if operation[0] != ADD:
+        return 9
+    size = sum(map(len, operation[3]))
+    return size if len(operation) < 6 else size + sum(map(len, operation[5].values()))
 
 
 def _ignore(outcome: Outcome) -> None:

@@ -140,7 +140,7 @@ def _added(pending: _Pending, operation: list[Any], now: int) -> None:
     _, name, prefix, items, packed, *_ = operation
     queue = name.decode()
     for place, item in enumerate(items):
-        traits = Traits(*packed[place]) if packed and place in packed else Traits()
+        traits = Traits.unpack(packed[place]) if packed and place in packed else Traits()
         due = traits.deliver_at or (now + traits.delay if traits.delay else 0)
         expires = now + traits.ttl if traits.ttl else traits.expires
         fields = _message(queue, prefix + item, priority=traits.priority, expires=expires, due=due)

@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.unit.worker.queues.simulated_owner import SimulatedOwner
 from worker.queues.consumer import Consumer
+from worker.queues.withdrawal import discard
 
 ITEMS = st.lists(
     st.tuples(
@@ -77,7 +78,7 @@ class QueueMachine(RuleBasedStateMachine):
     def dead_letter(self, data: st.DataObject) -> None:
         consumer = self.consumer(data)
         keys = self.held(data, consumer)
-        messages = self.owner.queue.remove(consumer, keys)
+        messages = self.owner.queue.settle(consumer, keys)
         assert [message.key for message in messages] == keys
         self.owner.left(messages)
 
@@ -137,7 +138,7 @@ class QueueMachine(RuleBasedStateMachine):
     def discard(self, data: st.DataObject) -> None:
         in_memory = {message.key for message in self.owner.queue.snapshot()[0]}
         key = data.draw(st.sampled_from(sorted(self.owner.alive)))
-        taken = self.owner.queue.discard([key, 3])
+        taken = discard(self.owner.queue, [key, 3])
         assert [each.key for each in taken] == [key for key in [key] if key in in_memory]
         self.owner.left(taken)
 

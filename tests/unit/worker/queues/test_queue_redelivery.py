@@ -190,6 +190,6 @@ def test_what_is_refused_for_good_is_handed_out_and_gives_credit() -> None:
     here = consumer(one, prefetch=2)
     one.extend(messages(1, 3))
     one.dispatch(NOW)
-    assert counters(one.remove(here, [key(2)])) == [2]
+    assert counters(one.settle(here, [key(2)])) == [2]
     assert got(one) == [3]
     assert one.messages == 2

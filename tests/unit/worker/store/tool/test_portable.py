@@ -208,9 +208,11 @@ def test_what_transactions_still_have_to_do_counts_as_done(tmp_path: Path) -> No
     theirs = next(n for n in (f"/queue/{i}" for i in range(99)) if owner_of(n.encode(), 2) == 1)
     new = Traits(priority=7, ttl=1000)
     late = Traits(delay=500)
+    # As the first format had it, with an idempotency key.
+    old = (*new.pack()[:7], "key", *new.pack()[7:])
     parts = {
         0: [
-            [ADD, mine.encode(), b"a-", [b"1\n\nx\0", b"2\n\ny\0"], {0: new.pack(), 1: late.pack()}],
+            [ADD, mine.encode(), b"a-", [b"1\n\nx\0", b"2\n\ny\0"], {0: old, 1: late.pack()}],
             [SETTLE, mine.encode(), 1, [first_key(3, 4) + 1]],
             [RETAIN, b"/topic/a", b"r\n\nnew\0", True],
         ],
