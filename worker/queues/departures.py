@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from common.log import Event, EventLog
@@ -14,7 +14,7 @@ from worker.queues.message import Message, queue_number
 from worker.queues.owned import OwnedQueue
 from worker.queues.withdrawal import discard, discard_stored
 from worker.queues.work import Work
-from worker.store.interface import SetCount, Store
+from worker.store.interface import Store
 
 if TYPE_CHECKING:
     from worker.queues.owner import Owner
@@ -51,8 +51,12 @@ class Departures:
     def refused(self, unit: Work) -> None:
         """The store refused it: nothing of it happened, and what it settled waits in its place again."""
         back = Work(must=True)
-        # What was given back stays so. Its consumer is about to lose its connection, and would give it back then.
-        back.changes += [change for change in unit.changes if isinstance(change, SetCount)]
+        for owned, messages in unit.returns:
+            # They stay where they were given back to: their consumer is about to lose its connection, and would give
+            # them back then. But that it refused them did not happen.
+            if self._registry.by_number(owned.number) is owned:
+                owned.queue.forgive(messages)
+                owned.count(back, messages)
         for owned, messages in unit.departures:
             # An ended subscription's queue may be gone by now.
             if self._registry.by_number(owned.number) is owned:
@@ -116,7 +120,9 @@ class Departures:
                 return
             messages = [consumer.unsettled[key] for key in keys if key in consumer.unsettled]
             dead = owned.queue.give_back(consumer, keys, self._owner.now(), delay=delay, others_first=True)
-            self._count(unit, messages, dead)
+            back = self._count(unit, owned, messages, dead)
+            if back and not unit.must:
+                unit.returns.append((owned, back))
             self.bury(unit, owned, dead, REDELIVERY_LIMIT, reason)
             self._owner.rest(owned)
         else:
@@ -132,7 +138,7 @@ class Departures:
         """The consumer is gone, and gives back what it had not settled; `orderly` if it said so."""
         messages = list(consumer.unsettled.values())
         dead = owned.queue.detach(consumer, self._owner.now(), orderly=orderly)
-        self._count(unit, messages, dead)
+        self._count(unit, owned, messages, dead)
         self.bury(unit, owned, dead, REDELIVERY_LIMIT, "its consumers left without settling it")
         self._owner.eased(owned)
 
@@ -198,11 +204,10 @@ class Departures:
         parts: dict[int, list[Operation]] = {owner.slot: [[TAKE, owned.name, keys]], slot: [add]}
         unit.awaited.append(lambda then: owner.surroundings.across(parts, away, then))
 
-    def _count(self, unit: Work, messages: Iterable[Message], dead: list[Message]) -> None:
+    @staticmethod
+    def _count(unit: Work, owned: OwnedQueue, messages: list[Message], dead: list[Message]) -> list[Message]:
+        """These were given back, all but the `dead`: tell the store, and return them."""
         gone = {message.key for message in dead}
-        # One number is kept. The next life must know that it was delivered, and not blame it for what this one forgave.
-        unit.changes += [
-            SetCount(message.key, max(message.attempts, 1))
-            for message in messages
-            if message.persistent and message.key not in gone
-        ]
+        back = [message for message in messages if message.key not in gone]
+        owned.count(unit, back)
+        return back

@@ -63,6 +63,10 @@ class Message:
         """How often it may have failed: what its queue's limit of redeliveries counts."""
         return self.count - self.forgiven
 
+    def forgive(self) -> None:
+        """The last delivery did not fail; if it was forgiven already, the one before."""
+        self.forgiven = min(self.forgiven + 1, self.count)
+
     @classmethod
     def stored(cls, key: int, frame: bytes, count: int) -> Message:
         """A message as the store had it: what its headers say, the broker wrote or checked."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgpack
 
 from worker.queues.feeds import Feed
@@ -166,10 +168,19 @@ class OwnedQueue:
         self._insert_late(unit, self.queue.extend(messages))
 
     def come_back(self, unit: Work, messages: list[Message]) -> None:
-        """These left, and the store refused to know of that; `unit` tells it what it must know of them."""
+        """These left, and the store refused to know of that, which is not their fault; `unit` tells it what it must
+        know of them."""
         messages = sorted(messages, key=key_of)
-        unit.changes += [SetCount(message.key, message.count) for message in messages if message.persistent]
+        for message in messages:
+            message.forgive()
+        self.count(unit, messages)
         self._insert_late(unit, self.queue.extend(messages))
+
+    @staticmethod
+    def count(unit: Work, messages: Iterable[Message]) -> None:
+        """Tell the store how often these were delivered. One number is kept: the next life must know that they
+        were, and not blame them for what this one forgave."""
+        unit.changes += [SetCount(message.key, max(message.attempts, 1)) for message in messages if message.persistent]
 
     def leave_out(self, messages: list[Message]) -> None:
         """These, of one unit, are not pending any more. Units fail before others that were written before them."""

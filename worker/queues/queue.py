@@ -216,6 +216,12 @@ class Queue(Contents):
         self._put_back(at_once)
         return dead
 
+    def forgive(self, messages: list[Message]) -> None:
+        """That these were given back was not their fault after all."""
+        for message in messages:
+            message.forgive()
+            self._resting.forgive(message.key)
+
     def wake(self, now: int) -> int | None:
         """Messages that rested long enough wait for delivery again. Returns when to call this next, None for not
         before the next `give_back`."""

@@ -118,6 +118,12 @@ class Resting:
                     avoided[key] = self.avoided.pop(key)
         return woken, avoided, lost
 
+    def forgive(self, key: int) -> None:
+        """If it is away: its last delivery did not fail."""
+        away = self.away.get(key)
+        if away is not None:
+            self.away[key] = away._replace(forgiven=min(away.forgiven + 1, away.delivered))
+
     def restore(self, key: int, message: Message | None) -> bool:
         """It is not away any more, if it was: `message` gets what was kept of it, and rests on in memory. True if it
         does not rest any more, because it has woken."""

@@ -19,10 +19,12 @@ __all__ = ["Work"]
 class Work(Unit):
     """`arrivals` come into their queues, to be delivered, once the unit is stored. Each of `awaited` is called with
     what it is to call when it is done: something else that has to be on disk before this counts as done. `departures`
-    have left their queues, and come back if the unit is refused; they are noted only where it can be."""
+    have left their queues, and come back if the unit is refused; `returns` were given back to theirs, which is forgiven
+    then. Both are noted only where it can be."""
 
     arrivals: list[tuple[OwnedQueue, list[Message]]] = field(default_factory=list)
     departures: list[tuple[OwnedQueue, list[Message]]] = field(default_factory=list)
+    returns: list[tuple[OwnedQueue, list[Message]]] = field(default_factory=list)
     awaited: list[Callable[[Callable[[], None]], None]] = field(default_factory=list)
 
     @property

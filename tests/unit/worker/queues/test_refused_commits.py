@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
 from tests.unit.worker.queues.lone_owner import LoneOwner
@@ -11,7 +14,16 @@ LARGE = b"x" * 1000
 
 
 def settling(lone: LoneOwner, *ids: str) -> Operation:
-    return [SETTLE, b"/queue/q", 1, [lone.keys[id] for id in ids]]
+    return [SETTLE, b"/queue/q", last(lone), [lone.keys[id] for id in ids]]
+
+
+def nacking(lone: LoneOwner, *ids: str, delay: int, requeue: bool = True) -> Operation:
+    return [NACK, b"/queue/q", last(lone), [lone.keys[id] for id in ids], delay, requeue, "no good"]
+
+
+def last(lone: LoneOwner) -> int:
+    """The consumer that was delivered something last."""
+    return max(lone.delivered)
 
 
 def test_what_it_settled_is_delivered_again() -> None:
@@ -103,3 +115,68 @@ def test_more_than_fits_into_the_window() -> None:
         lone.settled()
         assert lone.ids(2) != seen, "no more came"
     assert lone.ids(2) == ids
+
+
+def test_what_a_refused_commit_had_settled_did_not_fail() -> None:
+    """However often the store refuses it, the message is no dead letter; the next life does not blame it either."""
+    lone = refused_commits(lambda lone: settling(lone, "a"))
+    assert lone.delivered[5] == [("a", 5)]
+    assert not lone.queue_is_used("/queue/dlq.q")
+    assert list(lone.store.counts.values()) == [1]
+
+
+@pytest.mark.parametrize("requeue", [True, False])
+def test_nor_did_what_it_had_refused(requeue: bool) -> None:
+    lone = refused_commits(lambda lone: nacking(lone, "a", delay=1, requeue=requeue))
+    assert lone.delivered[5] == [("a", 5)]
+    assert not lone.queue_is_used("/queue/dlq.q")
+    assert list(lone.store.counts.values()) == [1]
+
+
+def test_nor_what_it_had_put_off_and_is_only_on_disk() -> None:
+    lone = refused_commits(
+        lambda lone: nacking(lone, "a", delay=1),
+        queue={"window_messages": 16, "window_bytes": "64KiB"},
+        body=b"x" * 40_000,
+    )
+    assert lone.delivered[5] == [("a", 5)]
+    assert not lone.queue_is_used("/queue/dlq.q")
+    assert list(lone.store.counts.values()) == [1]
+
+
+def test_what_was_taken_from_a_consumer_that_had_left_is_forgiven_once() -> None:
+    """It had been given back by then."""
+    lone = LoneOwner()
+    lone.attach("/queue/q", 1)
+    lone.add("/queue/q", "a")
+    lone.settled()
+    late = settling(lone, "a")
+    lone.detach("/queue/q", 1)
+    lone.settled()
+    lone.store.room = 100
+    lone.commit_of(lone.transact(late, lone.adding("/queue/r", "r", body=LARGE)))
+    [message] = lone.queue("/queue/q").queue.snapshot()[0]
+    assert (message.count, message.attempts) == (1, 0)
+
+
+def refused_commits(operation: Callable[[LoneOwner], Operation], body: bytes = b"x", **config: Any) -> LoneOwner:
+    """An owner whose store refused four COMMITs with that, each of another consumer; a fifth has the message."""
+    lone = LoneOwner(destination=[{"pattern": "#", "redelivery_limit": 3}], **config)
+    lone.add("/queue/q", "a", body=body)
+    lone.settled()
+    lone.store.room = 100
+    for number in range(1, 5):
+        lone.attach("/queue/q", number)
+        lone.settled()
+        assert lone.ids(number) == ["a"]
+        outcomes = lone.transact(operation(lone), lone.adding("/queue/r", "r", body=LARGE))
+        # Its client's connection ends by the ERROR, before it gets anything again.
+        lone.store.commit()
+        assert outcomes[0].refused is not None
+        lone.detach("/queue/q", number, orderly=False)
+        lone.settled()
+        lone.wake(1)
+    lone.attach("/queue/q", 5)
+    lone.settled()
+    lone.wake()
+    return lone
