@@ -8,7 +8,7 @@ from common.errors import ErrorCode
 from common.temporary import TEMP_QUEUE
 from worker.queues.feeds import FED
 from worker.queues.idempotency import Seen
-from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome
+from worker.queues.letters import ADD, DONE, GONE, Operation, Outcome, due
 from worker.queues.message import message_id
 from worker.queues.owned import OwnedQueue
 from worker.queues.policy import QueuePolicy
@@ -112,8 +112,9 @@ class Arrivals:
         policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
         return Outcome(self._refusal(name, policy, load).refused, refused_at, duplicates or None)
 
-    def check_room(self, wanted: dict[bytes, tuple[int, int]]) -> Outcome:
-        """DONE, or the refusal of all of a ROOM: there is none in a queue, or for one more."""
+    def check_room(self, wanted: dict[bytes, tuple[int, int]], operations: list[Operation]) -> Outcome:
+        """DONE, or the refusal of all of a ROOM: there is none in a queue, or for one more. What repeats others needs
+        none, as far as the ADDs are among the `operations` that come with it."""
         new = [name for name in wanted if self._registry.get(name) is None and not name.startswith((*FED, TEMP_QUEUE))]
         if new and len(self._registry) + len(new) > self._registry.limit:
             return self._registry.refusal()
@@ -123,10 +124,31 @@ class Arrivals:
                 # Its subscription or its connection ended: nothing of this is kept.
                 continue
             policy, load = (self._registry.policy(name), (0, 0)) if owned is None else (owned.policy, owned.load)
-            over = 0 < policy.max_messages < load[0] + count or 0 < policy.max_bytes < load[1] + size
-            if over and policy.when_full == "reject":
+            if policy.when_full != "reject" or _fits(policy, load, count, size):
+                continue
+            repeats = self._repeats(name, operations)
+            count, size = count - len(repeats), size - sum(repeats)
+            if not _fits(policy, load, count, size):
                 return self._refusal(name, policy, load, size)
         return DONE
+
+    def _repeats(self, name: bytes, operations: list[Operation]) -> list[int]:
+        """The bytes of each message that these would add to the queue at once, had its idempotency key not come
+        before."""
+        now = self._owner.now()
+        new: set[bytes] = set()
+        repeats = []
+        for operation in operations:
+            if operation[0] != ADD or operation[1] != name or len(operation) < 6:
+                continue
+            _, _, prefix, items, packed, keys = operation
+            for place, key in keys.items():
+                repeated = key in new or self.seen.find(name, key, now) is not None
+                new.add(key)
+                later = packed is not None and place in packed and due(Traits._make(packed[place]), now) > now
+                if repeated and not later:
+                    repeats.append(len(prefix) + len(items[place]))
+        return repeats
 
     def stored(self, unit: Work) -> None:
         """The store has it: what came with it is in the queues from now on."""
@@ -196,7 +218,7 @@ class Arrivals:
                     continue
                 new.add(key)
             each = None if traits is None else traits.get(place)
-            if each is not None and _due(each, now) > now:
+            if each is not None and due(each, now) > now:
                 continue
             room -= 1
             size -= len(prefix) + len(item)
@@ -257,9 +279,9 @@ class Arrivals:
         kept_traits: dict[int, Traits] = {}
         for place, item in enumerate(items):
             each = traits.get(place)
-            due = 0 if each is None else _due(each, now)
-            if due > now:
-                unit.changes.append(Park(self.next_parked, due, owned.name.decode(), prefix + item))
+            due_at = 0 if each is None else due(each, now)
+            if due_at > now:
+                unit.changes.append(Park(self.next_parked, due_at, owned.name.decode(), prefix + item))
                 self.next_parked += 1
                 continue
             if each is not None:
@@ -268,6 +290,10 @@ class Arrivals:
         return kept, kept_traits
 
 
-def _due(traits: Traits, now: int) -> int:
-    """When a message that comes at `now` is to be delivered."""
-    return traits.deliver_at or (now + traits.delay if traits.delay else 0)
+def _fits(policy: QueuePolicy, load: tuple[int, int], count: int, size: int) -> bool:
+    """Whether so many messages of so many bytes fit beside `load`; none always do, also where what was due is too much
+    already."""
+    if not count:
+        return True
+    fits = not policy.max_messages or load[0] + count <= policy.max_messages
+    return fits and (not policy.max_bytes or load[1] + size <= policy.max_bytes)

@@ -36,11 +36,12 @@ class Commits:
         """Apply the operations at the owner in each slot, all or none; `done` once they are on disk everywhere."""
         if len(parts) == 1:
             [(slot, operations)] = parts.items()
-            room = room_for(operations)
+            room = room_for(operations, self._owner.now())
             # Without, of a single ADD as much would be taken as fits.
             self._hand_off(slot, [room, *operations] if room[1] else operations, done, None)
             return
-        rooms = {slot: room_for(operations) for slot, operations in parts.items()}
+        now = self._owner.now()
+        rooms = {slot: room_for(operations, now) for slot, operations in parts.items()}
         asked = {slot: room for slot, room in rooms.items() if any(map(self._owner.registry.may_refuse, room[1]))}
         if asked:
             self._ask(asked, lambda outcome: done(outcome) if outcome.refused else self._record(parts, done))

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from worker.traits import Traits
+
 __all__ = [
     "ADD",
     "ANNOUNCE",
@@ -31,6 +33,7 @@ __all__ = [
     "Confirmed",
     "Operation",
     "Outcome",
+    "due",
     "room_for",
 ]
 
@@ -82,15 +85,23 @@ FORGET = "f"
 Operation = list[Any]
 
 
-def room_for(operations: list[Operation]) -> Operation:
-    """The ROOM that the ADDs among `operations` need together."""
+def room_for(operations: list[Operation], now: int) -> Operation:
+    """The ROOM that the ADDs among `operations` need together at `now`: what is put off needs none, but its queue."""
     wanted: dict[bytes, tuple[int, int]] = {}
     for operation in operations:
         if operation[0] == ADD:
-            _, queue, prefix, items, *_ = operation
+            _, queue, prefix, items, traits, *_ = operation
+            if traits is not None:
+                later = {place for place, each in traits.items() if due(Traits._make(each), now) > now}
+                items = [item for place, item in enumerate(items) if place not in later]
             messages, size = wanted.get(queue, (0, 0))
             wanted[queue] = messages + len(items), size + len(items) * len(prefix) + sum(map(len, items))
     return [ROOM, wanted]
+
+
+def due(traits: Traits, now: int) -> int:
+    """When a message that comes at `now` is to be delivered."""
+    return traits.deliver_at or (now + traits.delay if traits.delay else 0)
 
 
 class Outcome:

@@ -140,7 +140,7 @@ class Owner:
         if whole:
             if not known:
                 # What is in has taken its room already.
-                outcome = self.arrivals.check_room(operations[0][1])
+                outcome = self.arrivals.check_room(operations[0][1], operations[1:])
             operations = operations[1:]
         if outcome is DONE:
             for operation in operations:

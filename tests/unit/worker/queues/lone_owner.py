@@ -124,7 +124,7 @@ class LoneOwner:
 
     def transact(self, *operations: Operation, sequence: int | None = None) -> list[Outcome]:
         """The same as a COMMIT that concerns no other owner."""
-        return self.apply(room_for(list(operations)), *operations, sequence=sequence)
+        return self.apply(room_for(list(operations), self.time), *operations, sequence=sequence)
 
     def add(
         self,

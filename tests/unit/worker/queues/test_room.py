@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.worker.queues.lone_owner import LoneOwner
+from tests.unit.worker.queues.lone_owner import NOW, LoneOwner
 from worker.traits import Traits
 
 
@@ -92,3 +92,49 @@ def test_the_bytes_of_a_transaction(limit: int, fits: bool, there: int) -> None:
     [outcome] = lone.commit_of(lone.transact(lone.adding("/queue/q", *"bcd"[there:]), lone.adding("/queue/r", "r")))
     assert (outcome.refused is None) == fits
     assert (len(lone.stored()) == 4) == fits
+
+
+FULL = [{"pattern": "/queue/q", "max_messages": 2, "when_full": "reject"}]
+
+
+@pytest.mark.parametrize("traits", [Traits(delay=1000), Traits(deliver_at=NOW + 1000)])
+@pytest.mark.parametrize("there", [0, 2, 3])
+def test_what_a_transaction_puts_off_needs_no_room(traits: Traits, there: int) -> None:
+    lone = LoneOwner(destination=FULL)
+    lone.add("/queue/q", *"abc"[:there], traits={2: Traits(delay=1)} if there == 3 else None)
+    lone.settled()
+    lone.wake(1)
+    lone.settled()
+    assert len(lone.stored()) == there
+    ids = "xyz" if there == 0 else "x"
+    [outcome] = lone.commit_of(
+        lone.transact(lone.adding("/queue/q", *ids, traits=dict.fromkeys(range(len(ids)), traits)))
+    )
+    assert outcome.refused is None
+    assert len(lone.store.park) == len(ids)
+
+
+def test_what_a_transaction_puts_off_to_a_time_that_is_over_does() -> None:
+    lone = LoneOwner(destination=FULL)
+    late = {place: Traits(deliver_at=NOW) for place in range(3)}
+    [outcome] = lone.commit_of(lone.transact(lone.adding("/queue/q", *"abc", traits=late)))
+    assert outcome.refused is not None
+
+
+@pytest.mark.parametrize("limit", ["max_messages", "max_bytes"])
+def test_what_a_transaction_repeats_needs_no_room(limit: str) -> None:
+    """Be it of what is there, or of what comes with it."""
+    lone = LoneOwner(
+        destination=[{"pattern": "/queue/q", limit: 2 * (SIZE if limit == "max_bytes" else 1), "when_full": "reject"}]
+    )
+    lone.add("/queue/q", "a", keys={0: b"k"})
+    lone.settled()
+    keyed = [*lone.adding("/queue/q", "b", "c"), {0: b"k", 1: b"l"}]
+    again = [*lone.adding("/queue/q", "d", "e"), {0: b"l", 1: b"k"}]
+    [outcome] = lone.commit_of(lone.transact(keyed, again))
+    assert outcome.refused is None
+    assert lone.stored() == ["a", "c"]
+    new = [*lone.adding("/queue/q", "f", "g"), {0: b"k"}]
+    [outcome] = lone.commit_of(lone.transact(new))
+    assert outcome.refused is not None and outcome.refused[0] == "queue-full"
+    assert lone.stored() == ["a", "c"]
