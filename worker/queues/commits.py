@@ -1,10 +1,10 @@
 """COMMITs whose queues have several owners, and whatever else has to happen at more than one owner or at none: written
-down here first, once no owner objects, then handed off to each, then forgotten. What was written down is handed off
-again after a restart, and each owner applies it once."""
+down here first, once no owner that gets messages of a COMMIT objects, then handed off to each, then forgotten. What was
+written down is handed off again after a restart, and each owner applies it once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import msgpack
@@ -42,11 +42,18 @@ class Commits:
             return
         now = self._owner.now()
         rooms = {slot: room_for(operations, now) for slot, operations in parts.items()}
-        asked = {slot: room for slot, room in rooms.items() if any(map(self._owner.registry.may_refuse, room[1]))}
+        asked = {slot: room for slot, room in rooms.items() if self._may_object(slot, room[1])}
         if asked:
             self._ask(asked, lambda outcome: done(outcome) if outcome.refused else self._record(parts, done))
         else:
             self._record(parts, done)
+
+    def _may_object(self, slot: int, queues: Iterable[bytes]) -> bool:
+        """Whether the owner in `slot` may have no room for messages in these, or for one of them: whether another one
+        has it yet only that one knows."""
+        registry = self._owner.registry
+        own = slot == self._owner.slot
+        return any(not own or registry.get(queue) is None or registry.may_refuse(queue) for queue in queues)
 
     def _ask(self, rooms: dict[int, Operation], done: Confirmed) -> None:
         """Ask the owner in each slot for room: once it is written down nobody can refuse it any more."""
