@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator
 from operator import attrgetter
 
 from worker.queues.consumer import Consumer
@@ -100,14 +101,18 @@ class Contents:
     def max_groups(self, value: int) -> None:
         self._waiting.groups.most = value
 
+    def in_memory(self) -> Iterator[Message]:
+        """All messages in memory, the unsettled and resting ones included, in no order."""
+        yield from self._waiting
+        yield from self._resting.messages.values()
+        for consumer in self.consumers.values():
+            yield from consumer.unsettled.values()
+
     def snapshot(self) -> tuple[list[Message], int | None]:
         """For a browser: all messages in memory in the order of their keys, the unsettled and resting ones included,
         and the lowest key from which on there may be more on disk, None if all are in memory. To browse is to go
         through these and, from that key on, the store's pages, by key, without what occurs in both."""
-        found = [*self._waiting, *self._resting.messages.values()]
-        for consumer in self.consumers.values():
-            found.extend(consumer.unsettled.values())
-        found.sort(key=key_of)
+        found = sorted(self.in_memory(), key=key_of)
         start = self._paging.floor if self._paging.absent else None
         if self._resting.away:
             start = self._resting.lowest if start is None else min(start, self._resting.lowest)

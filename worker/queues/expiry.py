@@ -66,7 +66,7 @@ class Expiry:
             unit = Work(must=True)
             self._owner.departures.expired(unit, owned)
             self._owner.write(unit)
-        left = [each.expires for each in owned.queue.snapshot()[0] if each.expires and not each.persistent]
+        left = [each.expires for each in owned.queue.in_memory() if each.expires and not each.persistent]
         # What waits for others to be stored is in no queue yet.
         owned.fleeting = min(left, default=now if owned.pending else 0)
         if not owned.fleeting:

@@ -165,11 +165,15 @@ class Queue(Contents):
         self.unsettled += len(messages)
 
     def expire(self, now: int) -> None:
-        """Put all that waits in memory alone and whose time was up into `expired`, not only what is next. The store
-        knows of the others."""
+        """Put all that waits or rests in memory alone and whose time was up into `expired`, not only what is next. The
+        store knows of the others."""
         late = {message.key for message in self._waiting if 0 < message.expires <= now and not message.persistent}
         if late:
             self._expire(self._waiting.drop(late))
+        resting = self._resting.messages.values()
+        self._expire(
+            self._resting.take([each.key for each in resting if 0 < each.expires <= now and not each.persistent])
+        )
 
     def _expire(self, late: list[Message]) -> None:
         if late:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.unit.worker.queues.lone_owner import LoneOwner
+from tests.unit.worker.queues.lone_owner import NOW, LoneOwner
 from worker.traits import Traits
 
 MANY = 2500
@@ -70,6 +70,21 @@ def test_what_is_in_memory_alone_and_was_held_meanwhile() -> None:
     assert lone.queue("/queue/q").queue.messages == 1
     lone.wake(5000)
     assert not lone.queue_is_used("/queue/q")
+
+
+def test_what_is_in_memory_alone_and_at_rest() -> None:
+    lone = LoneOwner()
+    lone.attach("/queue/q", 1)
+    sent(lone, "/queue/q", 10, persistent=False)
+    lone.add("/queue/q", "later", traits={0: Traits(ttl=3000, persistent=False)})
+    lone.nack("/queue/q", 1, *lone.ids(1), delay=60_000)
+    assert lone.queue("/queue/q").queue.resting == 11
+    lone.wake(1000)
+    assert lone.queue("/queue/q").queue.messages == 1
+    assert lone.queue("/queue/q").fleeting == NOW + 3000
+    lone.wake(2000)
+    assert not lone.queue_is_used("/queue/q")
+    assert (lone.queue("/queue/q").queue.bytes, lone.queue("/queue/q").fleeting) == (0, 0)
 
 
 def test_although_another_queue_cannot_be_read() -> None:
