@@ -1,5 +1,5 @@
 """COMMITs whose queues have several owners, and whatever else has to happen at more than one owner or at none: written
-down here first, once no owner that gets messages of a COMMIT objects, then handed off to each, then forgotten. What was
+down here first, once no owner that may have no room objects, then handed off to each, then forgotten. What was
 written down is handed off again after a restart, and each owner applies it once."""
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 import msgpack
 
 from common.errors import ErrorCode
+from common.temporary import TEMP_QUEUE
+from worker.queues.feeds import FED
 from worker.queues.letters import DONE, FORGET, Confirmed, Operation, Outcome, room_for
 from worker.queues.work import Work
 from worker.store.interface import Change, Forget, ForgetTransaction, Mark, PutTransaction, StoreError
@@ -22,6 +24,9 @@ __all__ = ["Commits", "HandOff"]
 HandOff = Callable[[int, list[Operation], Confirmed | None, str | None], None]
 """Gives operations to the owner in a slot, as part of a transaction or, with None, by themselves."""
 
+_MAX_KNOWN = 65536
+"""Queues of others that are remembered; beyond, all are forgotten, and their owners asked again."""
+
 
 class Commits:
     """`origin` is this life of this worker, `owner` its own owner."""
@@ -31,6 +36,8 @@ class Commits:
         self._owner = owner
         self._hand_off = hand_off
         self._count = 0
+        # Queues that other workers have, and until when they surely keep them.
+        self._known: dict[bytes, int] = {}
 
     def commit(self, parts: dict[int, list[Operation]], done: Confirmed) -> None:
         """Apply the operations at the owner in each slot, all or none; `done` once they are on disk everywhere."""
@@ -42,18 +49,37 @@ class Commits:
             return
         now = self._owner.now()
         rooms = {slot: room_for(operations, now) for slot, operations in parts.items()}
-        asked = {slot: room for slot, room in rooms.items() if self._may_object(slot, room[1])}
-        if asked:
-            self._ask(asked, lambda outcome: done(outcome) if outcome.refused else self._record(parts, done))
-        else:
-            self._record(parts, done)
+        asked = {slot: room for slot, room in rooms.items() if self._may_object(slot, room[1], now)}
 
-    def _may_object(self, slot: int, queues: Iterable[bytes]) -> bool:
-        """Whether the owner in `slot` may have no room for messages in these, or for one of them: whether another one
-        has it yet only that one knows."""
+        def applied(outcome: Outcome) -> None:
+            if not outcome.refused:
+                self._there(rooms, now)
+            done(outcome)
+
+        if asked:
+            self._ask(asked, lambda outcome: done(outcome) if outcome.refused else self._record(parts, applied))
+        else:
+            self._record(parts, applied)
+
+    def _may_object(self, slot: int, queues: Iterable[bytes], now: int) -> bool:
+        """Whether the owner in `slot` may have no room for messages in these, or for one of them that is new."""
         registry = self._owner.registry
-        own = slot == self._owner.slot
-        return any(not own or registry.get(queue) is None or registry.may_refuse(queue) for queue in queues)
+        for queue in queues:
+            if registry.may_refuse(queue):
+                return True
+            there = registry.get(queue) is not None if slot == self._owner.slot else self._known.get(queue, 0) > now
+            if not there and not queue.startswith((*FED, TEMP_QUEUE)):
+                return True
+        return False
+
+    def _there(self, rooms: dict[int, Operation], since: int) -> None:
+        """Their owners got messages for these after that time."""
+        until = since + self._owner.registry.idle_timeout
+        for slot, room in rooms.items():
+            if slot != self._owner.slot:
+                if len(self._known) > _MAX_KNOWN:
+                    self._known.clear()
+                self._known.update(dict.fromkeys(room[1], until))
 
     def _ask(self, rooms: dict[int, Operation], done: Confirmed) -> None:
         """Ask the owner in each slot for room: once it is written down nobody can refuse it any more."""

@@ -96,6 +96,11 @@ class Registry:
     def limit(self) -> int:
         return min(self._settings.max_queues, MAX_QUEUES - 1)
 
+    @property
+    def idle_timeout(self) -> int:
+        """How long one is kept that nobody uses."""
+        return round(self._settings.idle_timeout * 1000)
+
     def refusal(self) -> Outcome:
         """What to answer when there are too many."""
         detail = f"this worker has {len(self._names)}, the limit is {self.limit} (queue.max_queues)"
@@ -108,7 +113,7 @@ class Registry:
 
     def idle(self, now: int) -> list[OwnedQueue]:
         """Those that nobody has used for too long."""
-        timeout = round(self._settings.idle_timeout * 1000)
+        timeout = self.idle_timeout
         found = []
         for owned, since in list(self._idle.items()):
             if owned.in_use:
