@@ -13,7 +13,8 @@ class Consumer:
     `credit` is how many more it may have now, below 0 where it came to hold more. `exclusive` asks for everything
     the queue has. What is dispatched to one that is `instant` is settled by that. One that is `paced` does not
     acknowledge: its prefetch is the broker's own matter. `asked` is the prefetch it came with; it has less
-    while it holds too many bytes. `unsettled` is in the order of delivery, by key.
+    while it holds too many bytes. `unsettled` is in the order of delivery, by key;
+    `weight` are the bytes of its messages, counted from the first time on that somebody asks.
 
     Everything but `slot` and `id` is changed by its queue only.
     """
@@ -32,6 +33,7 @@ class Consumer:
         "slot",
         "turn",
         "unsettled",
+        "weight",
     )
 
     def __init__(
@@ -58,6 +60,7 @@ class Consumer:
         """Attached, and not kept waiting by an exclusive one."""
         self.listed = False
         """Whether it stands in a ring, waiting for its turn."""
+        self.weight: int | None = None
         self.turn = 0
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from worker.queues.consumer import Consumer
-from worker.queues.lane import total_size
 from worker.queues.message import Message
 from worker.queues.queue import Queue
 
@@ -29,15 +28,12 @@ def bound(queue: Queue, consumer: Consumer, least: int) -> None:
     """Of a consumer that asked for more than `least` messages and holds too many bytes: let it have no more until it
     settles some. `least` messages it gets in any case, because a client may acknowledge a number of them at a time, and
     would wait for the last one for ever."""
-    if queue.held_bytes * 2 <= PACE_BYTES:
+    size = queue.weigh(consumer)
+    if size > PACE_BYTES:
+        prefetch = max(PACE_BYTES * len(consumer.unsettled) // size, least)
+    elif size * 2 <= PACE_BYTES:
         prefetch = consumer.asked
     else:
-        size = total_size(consumer.unsettled.values())
-        if size > PACE_BYTES:
-            prefetch = max(PACE_BYTES * len(consumer.unsettled) // size, least)
-        elif size * 2 <= PACE_BYTES:
-            prefetch = consumer.asked
-        else:
-            return
+        return
     if prefetch != consumer.prefetch:
         queue.adjust(consumer, prefetch=min(prefetch, consumer.asked))

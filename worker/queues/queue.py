@@ -61,6 +61,7 @@ class Queue(Contents):
         selectors = list(self._turns.rings)
         messages = list(consumer.unsettled.values())
         consumer.unsettled.clear()
+        consumer.weight = None
         self.unsettled -= len(messages)
         for message in messages if orderly else messages[1:]:
             message.forgiven += 1
@@ -82,6 +83,13 @@ class Queue(Contents):
             consumer.instant = instant
         self._turns.enlist(consumer)
 
+    @staticmethod
+    def weigh(consumer: Consumer) -> int:
+        """The bytes of what a consumer has. Most are never asked for theirs, and cost nothing."""
+        if consumer.weight is None:
+            consumer.weight = total_size(consumer.unsettled.values())
+        return consumer.weight
+
     def claim(self, consumer: Consumer, messages: list[Message]) -> list[Message]:
         """After a restart of the owner: the consumer has these. Returns those that are now unsettled there, all but
         what another one holds. Those only on disk until now are taken for existing: ask the store first."""
@@ -101,6 +109,8 @@ class Queue(Contents):
         self._waiting.left(message.key for message in taken)
         for message in taken:
             consumer.unsettled[message.key] = message
+        if consumer.weight is not None:
+            consumer.weight += total_size(taken)
         consumer.credit -= len(taken)
         self.unsettled += len(taken)
         return taken
@@ -162,6 +172,8 @@ class Queue(Contents):
         for message in messages:
             message.count += 1
             unsettled[message.key] = message
+        if consumer.weight is not None:
+            consumer.weight += total_size(messages)
         self.unsettled += len(messages)
 
     def expire(self, now: int) -> None:
@@ -282,6 +294,8 @@ class Queue(Contents):
         messages = [message for key in keys if (message := pop(key, None)) is not None]
         if messages:
             self.unsettled -= len(messages)
+            if consumer.weight is not None:
+                consumer.weight -= total_size(messages)
             consumer.credit += len(messages)
             self._turns.enlist(consumer)
         return messages

@@ -322,6 +322,7 @@ class SimulatedOwner:
         assert queue.unsettled == len(held) == sum(len(each.unsettled) for each in self.consumers)
         assert queue.held_bytes == sum(sent.size for sent in held)
         for consumer in self.consumers:
+            assert self.queue.weigh(consumer) == sum(self.alive[key].size for key in consumer.unsettled)
             assert consumer.credit == consumer.prefetch - len(consumer.unsettled)
             assert all(self.alive[key].holder is consumer for key in consumer.unsettled)
         in_memory, start = queue.snapshot()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 import pytest
 
 from tests.unit.worker.queues.lone_owner import LoneOwner
+from worker.queues.message import Message
 from worker.queues.pacing import PACE_BYTES
 
 MIB = 1 << 20
@@ -67,3 +70,23 @@ def test_what_is_usual_for_the_queue_is_given_in_any_case(prefetch: int) -> None
     lone = filled(prefetch, 40, MIB, default=20)
     assert len(lone.ids(1)) >= min(prefetch, 20)
     assert prefetch > 20 or len(lone.ids(1)) == prefetch
+
+
+def test_what_it_costs_does_not_grow_with_what_is_held() -> None:
+    """By this consumer or by others: nothing looks at those messages again."""
+    lone = filled(65_535, 6, MIB)
+    lone.attach("/queue/q", 2, prefetch=65_535)
+    lone.add("/queue/q", "first", "second")
+    settle_down(lone)
+    for consumer in lone.consumers():
+        consumer.unsettled = Unlooked(consumer.unsettled)
+    lone.add("/queue/q", *[f"s{number}" for number in range(10)])
+    settle_down(lone)
+    assert (len(lone.ids(1)), len(lone.ids(2))) == (12, 6)
+
+
+class Unlooked(dict[int, Message]):
+    """Messages that nobody goes through."""
+
+    def values(self) -> NoReturn:
+        raise AssertionError("all that is held is looked at")
