@@ -248,14 +248,14 @@ class OwnedQueue:
     def stored_all(self, rows: list[tuple[int, bytes, int]]) -> list[Message]:
         """Messages that the store had: a page, all at once."""
         recovered = self.recovered
-        messages = []
-        for key, frame, count in rows:
-            end = frame.find(b"\n\n")
-            if frame.find(b"\nexpires:", 0, end) >= 0 or frame.find(b"\ngroup-id:", 0, end) >= 0:
-                messages.append(self.stored(key, frame, count))
-            else:
-                messages.append(Message(key, frame, True, 1 if not count and key & _COUNTER <= recovered else count))
-        return messages
+        together = b"".join([frame for _, frame, _ in rows])
+        if b"\nexpires:" in together or b"\ngroup-id:" in together:
+            # Or their bodies have it; `stored` looks.
+            return [self.stored(*row) for row in rows]
+        return [
+            Message(key, frame, True, 1 if not count and key & _COUNTER <= recovered else count)
+            for key, frame, count in rows
+        ]
 
     def stored(self, key: int, frame: bytes, count: int) -> Message:
         """A message that the store had."""

@@ -12,6 +12,7 @@ import time
 from array import array
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, repeat
 from queue import Empty, SimpleQueue
 from threading import Event as Flag
 from threading import Thread
@@ -28,17 +29,19 @@ __all__ = ["Reader", "Request", "Row", "expired", "fetch", "page", "parked", "re
 
 Row = tuple[int, bytes, int]
 
-_SIZES: Final = (
-    "SELECT group_concat(key), group_concat(size) FROM"
-    " (SELECT key, length(frame) AS size FROM message WHERE key > ? AND key < ? ORDER BY key LIMIT ?)"
-)
-"""Does not touch the pages of long frames."""
+_UPTO: Final = "(SELECT key, length(frame) AS size FROM message WHERE key > ? AND key < ? ORDER BY key LIMIT ?)"
+_SPAN: Final = f"SELECT max(key), sum(size) FROM {_UPTO}"
+_SIZES: Final = f"SELECT group_concat(key), group_concat(size) FROM {_UPTO}"
+"""Neither touches the pages of long frames."""
 
 _JOINED: Final = (
-    "SELECT group_concat(key), group_concat(length(frame)), CAST(group_concat(frame, '') AS BLOB), group_concat(count)"
-    " FROM (SELECT m.key, m.frame, coalesce(d.count, 0) AS count FROM message m LEFT JOIN delivery d ON d.key = m.key"
-    " WHERE {which} ORDER BY m.key)"
+    "SELECT count(*), min(key), max(key), group_concat(key), min(size), max(size), group_concat(size),"
+    " CAST(group_concat(frame, '') AS BLOB), sum(count), group_concat(count)"
+    " FROM (SELECT m.key, m.frame, length(m.frame) AS size, coalesce(d.count, 0) AS count"
+    " FROM message m LEFT JOIN delivery d ON d.key = m.key WHERE {which} ORDER BY m.key)"
 )
+"""What can be told in two numbers is not read from the list: mostly keys have no gap, frames are of one size, and
+nothing was delivered. Measured for 2,048 rows of 230 bytes, per row: 2.3 us with lists alone, 1.0 us so."""
 _PAGE: Final = _JOINED.format(which="m.key > ? AND m.key <= ?")
 _FETCH_SIZES: Final = (
     "SELECT group_concat(key), group_concat(size) FROM"
@@ -152,10 +155,14 @@ class Reader:
 
 def page(connection: apsw.Connection, after: int, before: int, count: int, size: int) -> list[Row]:
     """See `Store.page`."""
-    # By SQL alone it would take a window function over each row, or a frame too many of any size.
-    for keys in _portions(connection, _SIZES, (after, before, count), min(size, _ANSWER_BYTES)):
-        return _rows(connection, _PAGE, (after, keys[-1]))
-    return []
+    most = min(size, _ANSWER_BYTES)
+    last, total = first(connection, _SPAN, (after, before, count))
+    if last is None:
+        return []
+    if total > most:
+        # By SQL alone it would take a window function over each row, or a frame too many of any size.
+        last = next(_portions(connection, _SIZES, (after, before, count), most))[-1]
+    return _rows(connection, _PAGE, (after, last))
 
 
 def fetch(connection: apsw.Connection, keys: Sequence[int], size: int | None = None) -> list[Row]:
@@ -186,12 +193,22 @@ def _portions(connection: apsw.Connection, statement: str, bindings: Bindings, s
 
 
 def _rows(connection: apsw.Connection, statement: str, bindings: Bindings) -> list[Row]:
-    keys, sizes, frames, counts = first(connection, statement, bindings)
-    rows, start = [], 0
-    for key, length, count in zip(_numbers(keys), _numbers(sizes), _numbers(counts), strict=True):
-        rows.append((key, frames[start : start + length], count))
-        start += length
-    return rows
+    count, low, high, keys, shortest, longest, sizes, joined, told, counts = first(connection, statement, bindings)
+    if not count:
+        return []
+    if shortest == longest:
+        frames = [joined[start : start + longest] for start in range(0, count * longest, longest)]
+    else:
+        ends = list(accumulate(_numbers(sizes)))
+        frames = list(map(joined.__getitem__, map(slice, [0, *ends], ends)))
+    return list(
+        zip(
+            range(low, high + 1) if high - low + 1 == count else _numbers(keys),
+            frames,
+            _numbers(counts) if told else repeat(0, count),
+            strict=True,
+        )
+    )
 
 
 def expired(connection: apsw.Connection, now: int, limit: int, after: Expired = (0, 0)) -> list[Expired]:

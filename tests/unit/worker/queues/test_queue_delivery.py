@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.unit.worker.queues.one_queue import NOW, consumer, counters, dispatched, got, key, message, messages, queue
+from worker.queues.withdrawal import discard
 
 
 def test_messages_wait_until_somebody_listens_and_come_in_order() -> None:
@@ -216,7 +217,7 @@ def test_messages_are_discarded_whoever_has_them() -> None:
     one.extend(messages(1, 4))
     one.dispatch(NOW)
     one.give_back(here, [key(1)], NOW, delay=5)
-    assert sorted(counters(one.discard([key(1), key(2), key(3), key(9)]))) == [1, 2, 3]
+    assert sorted(counters(discard(one, [key(1), key(2), key(3), key(9)]))) == [1, 2, 3]
     assert here.credit == 2
     assert got(one) == [4]
 

@@ -74,6 +74,7 @@ def test_no_statement_looks_through_a_table(tmp_path: Path, sqlite: Open) -> Non
     numbers = apsw.carray(array("q", [1]))
     steps = [step for *_, each in statements._TRIGGERS for step in each]
     for statement, bindings in (
+        (reader._SPAN, (1, 2, 3)),
         (reader._SIZES, (1, 2, 3)),
         (reader._PAGE, (1, 2)),
         (reader._FETCH, (numbers,)),
