@@ -35,6 +35,12 @@ _PLAIN_HEAD = re.compile(
     % (_PLAIN_LINES, MAX_LENGTH_DIGITS, _PLAIN_LINES)
 )
 """A command, headers with nothing to unescape or to drop, at most one `content-length`; and the blank line."""
+_RECEIPT = re.compile(
+    rb"RECEIPT(\nreceipt-id:[!-9;-\[\]-~]++(?:\nmessage-id:[!-9;-\[\]-~]++)?+(?:\nrouted:\d++)?+)\n\n\0"
+)
+"""A whole RECEIPT as Stampede mostly writes it."""
+_RECEIPT_HEADERS = 3
+_R = b"R"[0]
 _MESSAGE_BYTES = len(b"MESSAGE")
 _ID = b"\nmessage-id:"
 _VARIED = re.compile(rb"[!-9;-\[\]-~]++(?:\nack:[!-9;-\[\]-~]++)?+")
@@ -136,7 +142,17 @@ class Decoder:
         start = self._start
         like = self._like if is_bytes else None
         misses = 0
+        takes_receipts = is_bytes and limits.header_count >= _RECEIPT_HEADERS
         while True:
+            if takes_receipts and start < size and buffer[start] == _R:
+                receipt = _RECEIPT.match(buffer, start, start + most)
+                if receipt is not None:
+                    self._start = start = receipt.end()
+                    self._searched = 0
+                    yield PlainFrame("RECEIPT", receipt[1], b"")
+                    if self.version is not version or self._limits is not limits:
+                        return
+                    continue
             if like is not None:
                 # Consumers mostly get one like the other, and three comparisons cost less than taking it apart.
                 before, after, body_length = like

@@ -136,6 +136,46 @@ def test_one_header_or_byte_more_than_the_message_before_had_is_one_more(bounds:
     assert (len(frames[0]), fault is None) == (taken, taken == 2)
 
 
+_RECEIPTS = st.sampled_from(
+    [
+        *(
+            b"receipt-id:1",
+            b"receipt-id:1\nmessage-id:2-a",
+            b"receipt-id:1\nmessage-id:2\nrouted:1",
+            b"receipt-id:1\nrouted:0",
+        ),
+        *(
+            b"receipt-id:a:b",
+            b"receipt-id:a\\cb",
+            b"receipt-id:\xc3\xa9",
+            b"receipt-id:\xff",
+            b"receipt-id:",
+            b"receipt-id:1\r",
+        ),
+        *(
+            b"receipt-id:1\ncontent-length:1",
+            b"receipt-id:1\nrouted:x",
+            b"message-id:1\nreceipt-id:1",
+            b"receipt-id:1\n\nx",
+        ),
+        b"receipt-id:1\nmessage-id:2\nrouted:1\nduplicate:true",
+    ]
+)
+
+
+@laws
+@given(
+    st.lists(_RECEIPTS.map(lambda lines: b"RECEIPT\n" + lines + b"\n\n\0") | alike(), max_size=5).map(b"".join),
+    st.lists(st.integers(0, 200), max_size=3),
+    st.sampled_from(
+        [None, *(Limits(header_count=n) for n in (1, 2, 3)), *(Limits(head_bytes=n) for n in (22, 37, 60))]
+    ),
+    st.lists(st.sampled_from([Version.V1_1, Version.V1_2, Version.V1_0]), max_size=2),
+)
+def test_they_agree_on_receipts(data: bytes, places: list[int], bounds: Limits | None, turns: list[Version]) -> None:
+    agree(cut(data, places), Version.V1_2, bounds, turns)
+
+
 def test_messages_like_one_before_are_not_taken_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[bytes] = []
     original = decoder_module._PLAIN_HEAD
@@ -190,6 +230,7 @@ def test_they_agree_on_frames_that_are_there_at_once(data: bytes, bounds: Limits
     [
         ("command_bytes", 7, b"MESSAGE\na:b\n\n\0"),
         ("header_count", 2, b"MESSAGE\na:b\nc:d\n\n\0"),
+        ("header_count", 3, b"RECEIPT\nreceipt-id:1\nmessage-id:2\nrouted:1\n\n\0"),
         ("header_line_bytes", 5, b"MESSAGE\na:bcd\n\n\0"),
         ("head_bytes", 13, b"MESSAGE\na:b\n\n\0"),
         ("body_bytes", 3, b"MESSAGE\ncontent-length:3\n\nxyz\0"),
