@@ -135,6 +135,11 @@ class Output:
             self.gone = True
             raise ReaderGone
 
+    @property
+    def is_taken(self) -> bool:
+        """Whether there is nothing left to wait for in `taken`."""
+        return not self._pipe_size or any(events & select.POLLOUT for _, events in self._poll.poll(0))
+
     async def _writable(self) -> int:
         """Wait until something can be written, or the reader is gone; the events of poll(2) that say which."""
         while not (ready := self._poll.poll(0)):

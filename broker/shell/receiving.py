@@ -78,14 +78,26 @@ class _Reader:
                     break
                 await output.write(render(message, receiving.form, terminal=output.is_terminal))
                 if self._acknowledges:
-                    await output.taken()
-                    # If the connection it came on is gone, the message comes again.
-                    with suppress(StaleDelivery):
-                        await message.ack()
+                    await self._acknowledge(message)
                 written += 1
         if receiving.count is not None and written < receiving.count:
             raise CommandFailed(f"{written} of {receiving.count} messages came", ExitCode.TIMED_OUT)
         return ExitCode.OK
+
+    async def _acknowledge(self, message: Message) -> None:
+        try:
+            await self._output.taken()
+        except asyncio.CancelledError:
+            # The signal may be here sooner than the news that all has been read.
+            if self._output.is_taken:
+                await self._ack(message)
+            raise
+        await self._ack(message)
+
+    async def _ack(self, message: Message) -> None:
+        # If the connection it came on is gone, the message comes again.
+        with suppress(StaleDelivery):
+            await message.ack()
 
     async def _next(self) -> Message | None:
         """The next message, None if there is none for too long or no more at all. Raises ReaderGone."""

@@ -3,9 +3,9 @@
 Around each step of a statement the thread gives the interpreter lock away and waits to get it back, up to
 `sys.getswitchinterval` each time while the event loop is busy. A statement per row would be that slow per row, and six
 or seven statements per commit were: a commit of a busy worker took 7 ms, for which SQLite alone needed about one. So
-what a batch needs often is the body of a trigger, set off by one INSERT, which is a transaction of its own. Its bindings are whole columns: `carray` reads one,
-and since it can read several only by searching, the other one is fixed-width decimals in one blob, found by the row's
-number. What is a handful of rows comes as JSON.
+what a batch needs often is the body of a trigger, set off by one INSERT, which is a transaction of its own. Its
+bindings are whole columns: `carray` reads one, and since it can read several only by searching, the other one is
+fixed-width decimals in one blob, found by the row's number. What is a handful of rows comes as JSON.
 """
 
 from __future__ import annotations
