@@ -92,7 +92,7 @@ def room_for(operations: list[Operation], now: int) -> Operation:
         if operation[0] == ADD:
             _, queue, prefix, items, traits, *_ = operation
             if traits is not None:
-                later = {place for place, each in traits.items() if due(Traits._make(each), now) > now}
+                later = {place for place, each in traits.items() if due(Traits.unpack(each), now) > now}
                 items = [item for place, item in enumerate(items) if place not in later]
             messages, size = wanted.get(queue, (0, 0))
             wanted[queue] = messages + len(items), size + len(items) * len(prefix) + sum(map(len, items))

@@ -24,10 +24,9 @@ class _Away(NamedTuple):
 
 
 class Resting:
-    """Messages by key, each with the time it is due (ms). `size` and `away_size` are the bytes of those
-    in memory and of those away. `avoided` are the
-    consumers that are to get them only while nobody else can. Of those that are `away`, no key is below `lowest`, and
-    the `woken` have rested long enough and only need to be read."""
+    """Messages by key, each with the time it is due (ms). `size` and `away_size` are the bytes of those in memory and
+    of those away. `avoided` are the consumers that are to get them only while nobody else can. Of those that are
+    `away`, no key is below `lowest`, and the `woken` have rested long enough and only need to be read."""
 
     __slots__ = ("_asked", "_due", "avoided", "away", "away_size", "lowest", "messages", "size", "woken")
 
